@@ -1,0 +1,50 @@
+/*
+ * compat/linux.h: kernel interfaces newer than Debian 12's linux-libc-dev (6.1).
+ *
+ * Each is guarded by its own name and gives the version that brought it; a
+ * kernel without it answers ENOTTY or EINVAL and the caller falls back.
+ */
+#ifndef COMPAT_LINUX_H
+#define COMPAT_LINUX_H
+
+#include <linux/fs.h>
+#include <linux/kvm.h>
+#include <linux/types.h>
+#include <linux/userfaultfd.h>
+
+/* PAGEMAP_SCAN, Linux 6.7: uapi/linux/fs.h */
+#ifndef PAGEMAP_SCAN
+#define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
+
+#define PAGE_IS_WPALLOWED   (1 << 0)
+#define PAGE_IS_WRITTEN	    (1 << 1)
+#define PAGE_IS_FILE	    (1 << 2)
+#define PAGE_IS_PRESENT	    (1 << 3)
+#define PAGE_IS_SWAPPED	    (1 << 4)
+#define PAGE_IS_PFNZERO	    (1 << 5)
+#define PAGE_IS_HUGE	    (1 << 6)
+#define PAGE_IS_SOFT_DIRTY  (1 << 7)
+
+struct page_region {
+	__u64 start;
+	__u64 end;
+	__u64 categories;
+};
+
+struct pm_scan_arg {
+	__u64 size;
+	__u64 flags;
+	__u64 start;
+	__u64 end;
+	__u64 walk_end;
+	__u64 vec;
+	__u64 vec_len;
+	__u64 max_pages;
+	__u64 category_inverted;
+	__u64 category_mask;
+	__u64 category_anyof_mask;
+	__u64 return_mask;
+};
+#endif
+
+#endif
