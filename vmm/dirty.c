@@ -1,0 +1,365 @@
+/*
+ * vmm/dirty.c: KVM's dirty log and dirty rings.
+ *
+ * Linux Documentation/virt/kvm/api.rst: 4.8 KVM_GET_DIRTY_LOG, 4.117
+ * KVM_CLEAR_DIRTY_LOG, 8.29 KVM_CAP_DIRTY_LOG_RING.
+ */
+#include "vmm/dirty.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "vmm/vm_internal.h"
+
+static size_t bitmap_bytes(uint64_t nr_pages)
+{
+	return (size_t)((nr_pages + 63) / 64 * 8);
+}
+
+/* Zeros that cost nothing until they are used. */
+static uint64_t *bitmap_new(uint64_t nr_pages)
+{
+	void *p = mmap(NULL, bitmap_bytes(nr_pages), PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static void bitmap_free(uint64_t *bitmap, uint64_t nr_pages)
+{
+	if (bitmap)
+		munmap(bitmap, bitmap_bytes(nr_pages));
+}
+
+static void bitmap_or(uint64_t *to, const uint64_t *from, uint64_t nr_pages)
+{
+	for (uint64_t i = 0; i < (nr_pages + 63) / 64; i++) {
+		if (from[i])
+			to[i] |= from[i];
+	}
+}
+
+static int ring_cap(int fd)
+{
+	return vm_kvm_cap(fd, KVM_CAP_DIRTY_LOG_RING_ACQ_REL)
+		       ? KVM_CAP_DIRTY_LOG_RING_ACQ_REL
+		       : KVM_CAP_DIRTY_LOG_RING;
+}
+
+void vm_dirty_caps(int kvm_fd, struct vm_dirty_caps *ret_caps)
+{
+	int manual = vm_kvm_cap(kvm_fd, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
+	int ring_bytes = vm_kvm_cap(kvm_fd, ring_cap(kvm_fd));
+
+	ret_caps->manual = manual & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
+	ret_caps->initially_set = manual & KVM_DIRTY_LOG_INITIALLY_SET;
+	ret_caps->ring_entries_max = (uint32_t)ring_bytes /
+				     sizeof(struct kvm_dirty_gfn);
+}
+
+void vm_dirty_caps_vm(struct vm *vm, struct vm_dirty_caps *ret_caps)
+{
+	vm_dirty_caps(vm->fd, ret_caps);
+}
+
+int vm_dirty_set_slots(struct vm *vm, uint32_t flags)
+{
+	const struct vm_slot *slots;
+	size_t nr = vm_mem_slots(vm->mem, &slots);
+
+	for (uint32_t i = 0; i < nr; i++) {
+		struct kvm_userspace_memory_region region = {
+			.slot = i,
+			.flags = flags,
+			.guest_phys_addr = slots[i].gpa,
+			.memory_size = slots[i].bytes,
+			.userspace_addr = (uintptr_t)vm_mem_base(vm->mem) +
+					  slots[i].offset,
+		};
+		int ret = vm_ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region);
+
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+static int set_manual(struct vm *vm, bool manual)
+{
+	struct kvm_enable_cap cap = {
+		.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
+	};
+	struct vm_dirty_caps caps;
+
+	vm_dirty_caps_vm(vm, &caps);
+	if (!caps.manual)
+		return manual ? -ENOTSUP : 0;
+	if (manual)
+		cap.args[0] = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
+			      (caps.initially_set ? KVM_DIRTY_LOG_INITIALLY_SET
+						  : 0);
+	return vm_ioctl(vm->fd, KVM_ENABLE_CAP, &cap);
+}
+
+int vm_dirty_log_start(struct vm *vm, bool manual)
+{
+	int ret;
+
+	if (vm->log_scratch)
+		return -EALREADY;
+	if (manual && vm->ring_entries)
+		return -EINVAL;
+	vm->log_scratch = bitmap_new(vm_mem_pages(vm->mem));
+	if (!vm->log_scratch)
+		return -ENOMEM;
+	/* Rings may still hold what the last tracking left there. */
+	if (vm->ring_entries) {
+		ret = vm_dirty_ring_collect(vm, vm->log_scratch);
+		if (ret < 0)
+			goto free_scratch;
+	}
+	ret = set_manual(vm, manual);
+	if (ret < 0)
+		goto free_scratch;
+	vm->log_manual = manual;
+	ret = vm_dirty_set_slots(vm, KVM_MEM_LOG_DIRTY_PAGES);
+	if (ret < 0)
+		goto unset_flags;
+	return 0;
+unset_flags:
+	vm_dirty_set_slots(vm, 0);
+	set_manual(vm, false);
+free_scratch:
+	bitmap_free(vm->log_scratch, vm_mem_pages(vm->mem));
+	vm->log_scratch = NULL;
+	return ret;
+}
+
+int vm_dirty_log_stop(struct vm *vm)
+{
+	int ret;
+
+	if (!vm->log_scratch)
+		return 0;
+	ret = vm_dirty_set_slots(vm, 0);
+	if (ret < 0)
+		return ret;
+	bitmap_free(vm->log_scratch, vm_mem_pages(vm->mem));
+	vm->log_scratch = NULL;
+	return set_manual(vm, false);
+}
+
+int vm_dirty_log_fetch(struct vm *vm, uint64_t *bitmap)
+{
+	const struct vm_slot *slots;
+	size_t nr = vm_mem_slots(vm->mem, &slots);
+
+	if (!vm->log_scratch)
+		return -EINVAL;
+	for (uint32_t i = 0; i < nr; i++) {
+		struct kvm_dirty_log log = { .slot = i,
+					     .dirty_bitmap = vm->log_scratch };
+		int ret = vm_ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log);
+
+		if (ret < 0)
+			return ret;
+		bitmap_or(bitmap + (slots[i].offset >> VM_PAGE_SHIFT) / 64,
+			  vm->log_scratch, slots[i].bytes >> VM_PAGE_SHIFT);
+	}
+	return 0;
+}
+
+static int clear_in_slot(struct vm *vm, uint32_t slot, const uint64_t *bitmap,
+			 uint64_t slot_page, uint64_t first, uint64_t end)
+{
+	struct kvm_clear_dirty_log clear = {
+		.slot = slot,
+		.num_pages = (uint32_t)(end - first),
+		.first_page = first - slot_page,
+		.dirty_bitmap = (uint64_t *)bitmap + first / 64,
+	};
+
+	return vm_ioctl(vm->fd, KVM_CLEAR_DIRTY_LOG, &clear);
+}
+
+int vm_dirty_log_clear(struct vm *vm, const uint64_t *bitmap,
+		       uint64_t first_page, uint64_t nr_pages)
+{
+	const struct vm_slot *slots;
+	size_t nr = vm_mem_slots(vm->mem, &slots);
+	uint64_t ram_pages = vm_mem_pages(vm->mem);
+
+	if (!vm->log_scratch || !vm->log_manual || first_page % 64 ||
+	    first_page > ram_pages || nr_pages > ram_pages - first_page ||
+	    (nr_pages % 64 && first_page + nr_pages != ram_pages))
+		return -EINVAL;
+	for (uint32_t i = 0; i < nr; i++) {
+		uint64_t slot_page = slots[i].offset >> VM_PAGE_SHIFT;
+		uint64_t slot_end = slot_page +
+				    (slots[i].bytes >> VM_PAGE_SHIFT);
+		uint64_t first = first_page > slot_page ? first_page
+							: slot_page;
+		uint64_t end = first_page + nr_pages < slot_end
+				       ? first_page + nr_pages
+				       : slot_end;
+		int ret;
+
+		if (first >= end)
+			continue;
+		ret = clear_in_slot(vm, i, bitmap, slot_page, first, end);
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+int vm_dirty_ring_init(struct vm *vm)
+{
+	struct kvm_enable_cap cap = { .cap = (uint32_t)ring_cap(vm->fd) };
+	int ret;
+
+	if (vm->ring_entries == 0)
+		return 0;
+	cap.args[0] = (uint64_t)vm->ring_entries * sizeof(struct kvm_dirty_gfn);
+	ret = vm_ioctl(vm->fd, KVM_ENABLE_CAP, &cap);
+	if (ret < 0)
+		return ret;
+	vm->ring_bitmap = bitmap_new(vm_mem_pages(vm->mem));
+	return vm->ring_bitmap ? 0 : -ENOMEM;
+}
+
+static size_t ring_bytes(const struct vm *vm)
+{
+	return vm->ring_entries * sizeof(struct kvm_dirty_gfn);
+}
+
+int vm_dirty_ring_map(struct vm_cpu *c)
+{
+	void *p;
+
+	if (c->vm->ring_entries == 0)
+		return 0;
+	p = mmap(NULL, ring_bytes(c->vm), PROT_READ | PROT_WRITE, MAP_SHARED,
+		 c->fd, (off_t)(KVM_DIRTY_LOG_PAGE_OFFSET * VM_PAGE_BYTES));
+	if (p == MAP_FAILED)
+		return -errno;
+	c->ring = p;
+	return 0;
+}
+
+void vm_dirty_ring_unmap(struct vm_cpu *c)
+{
+	if (c->ring)
+		munmap(c->ring, ring_bytes(c->vm));
+	c->ring = NULL;
+}
+
+void vm_dirty_fini(struct vm *vm)
+{
+	if (!vm->mem)
+		return;
+	bitmap_free(vm->ring_bitmap, vm_mem_pages(vm->mem));
+	bitmap_free(vm->log_scratch, vm_mem_pages(vm->mem));
+}
+
+/* slot: address space in the upper half, of which x86 uses 0 and, in SMM, 1. */
+static void note_entry(struct vm *vm, uint32_t slot, uint64_t slot_page)
+{
+	const struct vm_slot *slots;
+	size_t nr = vm_mem_slots(vm->mem, &slots);
+	uint64_t page;
+
+	slot &= 0xffff;
+	if (slot >= nr || slot_page >= slots[slot].bytes >> VM_PAGE_SHIFT)
+		return;
+	page = (slots[slot].offset >> VM_PAGE_SHIFT) + slot_page;
+	vm->ring_bitmap[page / 64] |= UINT64_C(1) << page % 64;
+}
+
+static void note_all(struct vm *vm)
+{
+	uint64_t pages = vm_mem_pages(vm->mem);
+
+	memset(vm->ring_bitmap, 0xff, pages / 64 * 8);
+	if (pages % 64)
+		vm->ring_bitmap[pages / 64] = (UINT64_C(1) << pages % 64) - 1;
+}
+
+/*
+ * Under ring_lock; returns how many entries there were. KVM writes slot and
+ * offset, then sets the DIRTY flag; we read them, then hand the entry back with
+ * RESET: hence acquire and release.
+ *
+ * KVM stops a vCPU well before its ring is full. A ring that is full to the last
+ * entry has been overrun: seen with a KVM that interprets kernel code and does
+ * not look at the ring meanwhile. What it overwrote nobody knows, so all pages
+ * count as written.
+ */
+static uint32_t harvest(struct vm_cpu *c)
+{
+	uint32_t mask = c->vm->ring_entries - 1, nr = 0;
+
+	for (;; nr++) {
+		struct kvm_dirty_gfn *e = &c->ring[c->ring_next & mask];
+
+		if (!(__atomic_load_n(&e->flags, __ATOMIC_ACQUIRE) &
+		      KVM_DIRTY_GFN_F_DIRTY))
+			break;
+		note_entry(c->vm, e->slot, e->offset);
+		__atomic_store_n(&e->flags, KVM_DIRTY_GFN_F_RESET,
+				 __ATOMIC_RELEASE);
+		c->ring_next++;
+	}
+	if (nr >= c->vm->ring_entries)
+		note_all(c->vm);
+	return nr;
+}
+
+/* The ioctl says how many pages it protected. */
+static int reset_rings(struct vm *vm)
+{
+	int ret = vm_ioctl_num(vm->fd, KVM_RESET_DIRTY_RINGS, 0);
+
+	return ret < 0 ? ret : 0;
+}
+
+/*
+ * After an overrun KVM's count of free entries is wrong for good, and it may
+ * report a full ring for ever. A few empty ones in a row are the work of a
+ * collector that came first.
+ */
+#define EMPTY_RINGS_MAX 1000
+
+int vm_dirty_ring_full(struct vm_cpu *c)
+{
+	int ret;
+
+	pthread_mutex_lock(&c->vm->ring_lock);
+	c->nr_empty = harvest(c) > 0 ? 0 : c->nr_empty + 1;
+	ret = reset_rings(c->vm);
+	if (c->nr_empty > EMPTY_RINGS_MAX)
+		ret = -EOVERFLOW;
+	pthread_mutex_unlock(&c->vm->ring_lock);
+	return ret;
+}
+
+int vm_dirty_ring_collect(struct vm *vm, uint64_t *bitmap)
+{
+	uint64_t pages = vm_mem_pages(vm->mem);
+	int ret;
+
+	if (vm->ring_entries == 0)
+		return -EINVAL;
+	pthread_mutex_lock(&vm->ring_lock);
+	for (unsigned int i = 0; i < vm->nr_cpus; i++)
+		harvest(&vm->cpus[i]);
+	ret = reset_rings(vm);
+	if (ret == 0) {
+		bitmap_or(bitmap, vm->ring_bitmap, pages);
+		madvise(vm->ring_bitmap, bitmap_bytes(pages), MADV_DONTNEED);
+	}
+	pthread_mutex_unlock(&vm->ring_lock);
+	return ret;
+}

@@ -1,0 +1,35 @@
+/* vmm/mem_internal.h: what mem.c and populate.c (and its test) share. */
+#ifndef VMM_MEM_INTERNAL_H
+#define VMM_MEM_INTERNAL_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "vmm/mem.h"
+
+struct vm_mem {
+	/* Set by vm_mem_new(), constant after: any thread. */
+	uint8_t *base;
+	uint64_t bytes;
+	enum vm_mem_backend backend;
+	int fd;         /* -1 for anonymous memory */
+	void *reserved; /* address space around base */
+	size_t reserved_bytes;
+	struct vm_slot slots[VM_SLOTS_MAX];
+	size_t nr_slots;
+	/* Any thread, atomically. */
+	_Atomic(uint64_t) *user_dirty;
+	uint64_t user_dirty_bytes;
+	atomic_bool user_dirty_on;
+};
+
+/*
+ * The two ways to look at page tables: vm_mem_scan_populated() takes the second
+ * where the first says -ENOTTY. Tests take either.
+ */
+int vm_mem_scan_ioctl(const struct vm_mem *m, uint64_t offset, uint64_t bytes,
+		      uint64_t *bitmap);
+int vm_mem_scan_pagemap(const struct vm_mem *m, uint64_t offset, uint64_t bytes,
+			uint64_t *bitmap);
+
+#endif

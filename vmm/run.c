@@ -1,0 +1,243 @@
+/*
+ * vmm/run.c: vCPU threads, who may run, and the events that end a run.
+ *
+ * vm->run says what vCPUs shall do. A thread counts in nr_parked from before it
+ * waits until after it has seen that it may run: a pause that follows right
+ * behind a resume finds threads that have not woken up yet parked, as they are.
+ */
+#include "vmm/vm_internal.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+
+/* Interrupts KVM_RUN; nothing else in the process uses it. */
+#define KICK_SIGNAL SIGUSR1
+
+int vm_run_init(struct vm *vm)
+{
+	int ret = pthread_mutex_init(&vm->lock, NULL);
+
+	if (ret != 0)
+		return -ret;
+	ret = pthread_cond_init(&vm->changed, NULL);
+	if (ret != 0)
+		pthread_mutex_destroy(&vm->lock);
+	return -ret;
+}
+
+void vm_run_fini(struct vm *vm)
+{
+	pthread_cond_destroy(&vm->changed);
+	pthread_mutex_destroy(&vm->lock);
+}
+
+/* Empty: that there is a handler makes the signal end KVM_RUN. */
+static void on_kick(int sig)
+{
+	(void)sig;
+}
+
+static int handle_kicks(void)
+{
+	struct sigaction sa = { .sa_handler = on_kick };
+
+	sigemptyset(&sa.sa_mask);
+	return sigaction(KICK_SIGNAL, &sa, NULL) < 0 ? -errno : 0;
+}
+
+/* Parks until the vCPU may run: true, or shall end: false. */
+static bool park(struct vm *vm)
+{
+	bool go_on;
+
+	pthread_mutex_lock(&vm->lock);
+	vm->nr_parked++;
+	pthread_cond_broadcast(&vm->changed);
+	while (!atomic_load(&vm->run) && !vm->quit)
+		pthread_cond_wait(&vm->changed, &vm->lock);
+	vm->nr_parked--;
+	go_on = !vm->quit;
+	pthread_mutex_unlock(&vm->lock);
+	return go_on;
+}
+
+static void *cpu_thread(void *arg)
+{
+	struct vm_cpu *c = arg;
+	char name[16];
+	sigset_t kick;
+
+	snprintf(name, sizeof(name), "vcpu/%u", c->index);
+	pthread_setname_np(pthread_self(), name);
+	sigemptyset(&kick);
+	sigaddset(&kick, KICK_SIGNAL);
+	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
+	while (park(c->vm))
+		vm_cpu_run(c);
+	return NULL;
+}
+
+/*
+ * vCPU threads take no signal but the kick, and those that a thread raises
+ * itself, which nobody can block.
+ */
+static void block_signals(sigset_t *ret_old)
+{
+	static const int own[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP };
+	sigset_t all;
+
+	sigfillset(&all);
+	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+		sigdelset(&all, own[i]);
+	pthread_sigmask(SIG_SETMASK, &all, ret_old);
+}
+
+static void wait_parked(struct vm *vm)
+{
+	while (vm->nr_parked < vm->nr_threads)
+		pthread_cond_wait(&vm->changed, &vm->lock);
+}
+
+int vm_start(struct vm *vm)
+{
+	sigset_t old;
+	int ret = handle_kicks();
+
+	if (ret < 0)
+		return ret;
+	block_signals(&old);
+	for (unsigned int i = 0; i < vm->nr_cpus && ret == 0; i++) {
+		struct vm_cpu *c = &vm->cpus[i];
+
+		ret = -pthread_create(&c->thread, NULL, cpu_thread, c);
+		c->has_thread = ret == 0;
+		vm->nr_threads += c->has_thread;
+	}
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (ret < 0) {
+		vm_cpus_stop(vm);
+		return ret;
+	}
+	pthread_mutex_lock(&vm->lock);
+	wait_parked(vm);
+	pthread_mutex_unlock(&vm->lock);
+	return 0;
+}
+
+/* Under lock. The order is vcpu.c's. */
+static void stop_running(struct vm *vm)
+{
+	if (!atomic_load(&vm->run))
+		return;
+	atomic_store(&vm->run, false);
+	for (unsigned int i = 0; i < vm->nr_cpus; i++) {
+		struct vm_cpu *c = &vm->cpus[i];
+
+		__atomic_store_n(&c->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+		pthread_kill(c->thread, KICK_SIGNAL);
+	}
+}
+
+void vm_cpus_stop(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	stop_running(vm);
+	vm->quit = true;
+	pthread_cond_broadcast(&vm->changed);
+	pthread_mutex_unlock(&vm->lock);
+	for (unsigned int i = 0; i < vm->nr_cpus; i++) {
+		struct vm_cpu *c = &vm->cpus[i];
+
+		if (c->has_thread)
+			pthread_join(c->thread, NULL);
+		c->has_thread = false;
+	}
+	vm->nr_threads = 0;
+	vm->quit = false;
+}
+
+int vm_pause(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	stop_running(vm);
+	wait_parked(vm);
+	pthread_mutex_unlock(&vm->lock);
+	return 0;
+}
+
+int vm_resume(struct vm *vm)
+{
+	int ret = 0;
+
+	pthread_mutex_lock(&vm->lock);
+	if (vm->event != VM_EVENT_NONE) {
+		ret = -ECANCELED;
+	} else if (vm->nr_threads == 0) {
+		ret = -EINVAL;
+	} else if (!atomic_load(&vm->run)) {
+		/*
+		 * An event that was taken while a vCPU was still on its way
+		 * out: what that vCPU does there must not count as new.
+		 */
+		wait_parked(vm);
+		vm->ended = false;
+		atomic_store(&vm->run, true);
+		pthread_cond_broadcast(&vm->changed);
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return ret;
+}
+
+bool vm_is_running(struct vm *vm)
+{
+	return atomic_load(&vm->run);
+}
+
+/*
+ * Of several vCPUs that report while the machine stops, the first is believed,
+ * even if its event has been taken meanwhile: the others saw the same end.
+ */
+void vm_event_post(struct vm *vm, enum vm_event ev, const char *reason)
+{
+	bool first;
+
+	pthread_mutex_lock(&vm->lock);
+	first = !vm->ended;
+	if (first) {
+		vm->ended = true;
+		vm->event = ev;
+		snprintf(vm->reason, sizeof(vm->reason), "%s",
+			 reason ? reason : "");
+	}
+	stop_running(vm);
+	pthread_mutex_unlock(&vm->lock);
+	if (first && vm->ops && vm->ops->event)
+		vm->ops->event(vm->ctx);
+}
+
+enum vm_event vm_event_peek(struct vm *vm)
+{
+	enum vm_event ev;
+
+	pthread_mutex_lock(&vm->lock);
+	ev = vm->event;
+	pthread_mutex_unlock(&vm->lock);
+	return ev;
+}
+
+enum vm_event vm_event_take(struct vm *vm)
+{
+	enum vm_event ev;
+
+	pthread_mutex_lock(&vm->lock);
+	ev = vm->event;
+	vm->event = VM_EVENT_NONE;
+	pthread_mutex_unlock(&vm->lock);
+	return ev;
+}
+
+const char *vm_event_reason(struct vm *vm)
+{
+	return vm->reason;
+}

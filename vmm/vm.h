@@ -1,0 +1,116 @@
+/*
+ * vmm/vm.h: one virtual machine: KVM, RAM, vCPU threads, devices.
+ *
+ * Owns:    the KVM fds, RAM, devices, vCPU threads. One per process.
+ * Life:    vm_new, (vm_boot | vm_state_load), vm_start, ..., vm_free.
+ *          After vm_start all vCPUs are parked: vm_resume lets the guest run.
+ * Threads: new/boot/start/free and pause/resume/save/load from one thread at a
+ *          time (whoever runs the current operation); the rest says for itself.
+ * Errors:  -errno; vm_error() has the sentence for people.
+ */
+#ifndef VMM_VM_H
+#define VMM_VM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "vmm/mem.h"
+#include "vmm/state.h"
+
+struct vm;
+struct kvm_cpuid_entry2;
+
+struct vm_ops {
+	/*
+	 * The guest stopped itself (vm_event_peek says how); all vCPUs are
+	 * parking. Called on a vCPU thread: post a message and return.
+	 */
+	void (*event)(void *ctx);
+	/*
+	 * Serial output, on a vCPU thread: takes up to `bytes` bytes, returns
+	 * how many, 0 when the sink is full (then the guest's transmitter stays
+	 * busy until vm_serial_output_ready()). Must not block.
+	 */
+	size_t (*serial_output)(void *ctx, const uint8_t *data, size_t bytes);
+};
+
+struct vm_config {
+	uint64_t ram_bytes;
+	unsigned int nr_cpus; /* 1..VM_CPUS_MAX */
+	enum vm_mem_backend mem_backend;
+	/*
+	 * Entries of each vCPU's dirty ring, a power of two; 0 for none. KVM
+	 * wants it before the first vCPU, and with it there is no dirty log.
+	 */
+	uint32_t dirty_ring_entries;
+	/* What the guest's CPUID shall be; NULL: what this host supports. */
+	const struct kvm_cpuid_entry2 *cpuid;
+	size_t nr_cpuid;
+	uint32_t tsc_khz; /* 0: the host's */
+};
+
+/*
+ * Opens /dev/kvm and builds the machine; nothing runs yet, no RAM is touched.
+ * On failure *err (may be NULL) gets one line for people, to be freed.
+ */
+int vm_new(const struct vm_config *cfg, const struct vm_ops *ops, void *ctx,
+	   struct vm **ret_vm, char **err);
+/*
+ * Stops and joins the vCPU threads, closes KVM, unmaps RAM. Any userfaultfd over
+ * the RAM must have been closed or unregistered before (FACTS: a vCPU waiting
+ * for a page would never come out).
+ */
+void vm_free(struct vm *vm);
+
+struct vm_mem *vm_mem(struct vm *vm);
+unsigned int vm_nr_cpus(const struct vm *vm);
+uint32_t vm_tsc_khz(const struct vm *vm);
+uint32_t vm_dirty_ring_entries(const struct vm *vm);
+/* The CPUID in force, borrowed. */
+size_t vm_cpuid(const struct vm *vm, const struct kvm_cpuid_entry2 **ret);
+/* Indices of the MSRs that vm_state_save() saves, borrowed. */
+size_t vm_msr_indices(const struct vm *vm, const uint32_t **ret);
+uint32_t vm_xsave_bytes(const struct vm *vm);
+
+/* Starts the vCPU threads, parked. Takes SIGUSR1 for kicking them. */
+int vm_start(struct vm *vm);
+/*
+ * Parks every vCPU: kicks it out of KVM_RUN, completes a half-done port or MMIO
+ * access, and returns when all are parked. Idempotent. A vCPU that waits for a
+ * missing page comes out only when the page does, so this may block: never call
+ * it on the main thread.
+ */
+int vm_pause(struct vm *vm);
+/* No-op when running; -ECANCELED while an event is pending. */
+int vm_resume(struct vm *vm);
+bool vm_is_running(struct vm *vm); /* any thread */
+
+/*
+ * The guest's own end. peek: any thread. take: hands the event over exactly
+ * once; whoever takes it acts on it. An event that nobody has taken is part of
+ * the saved state and happens on the other side instead.
+ */
+enum vm_event vm_event_peek(struct vm *vm);
+enum vm_event vm_event_take(struct vm *vm);
+/* One line on VM_EVENT_CRASH; borrowed. */
+const char *vm_event_reason(struct vm *vm);
+
+/* All vCPUs parked. Leaves the machine able to go on as if nothing happened. */
+int vm_state_save(struct vm *vm, struct vm_state *ret_state, char **err);
+/*
+ * Into a machine just made by vm_new() with the same shape (-EINVAL otherwise);
+ * everything is checked before it is used. elapsed_ns: how much guest time (TSC,
+ * kvmclock) moves on from state; 0 goes on where it stopped. KVM looks into RAM
+ * while MSRs are set (the guest's kvmclock page): with RAM under a userfaultfd,
+ * its fault thread must be serving already.
+ */
+int vm_state_load(struct vm *vm, const struct vm_state *state,
+		  uint64_t elapsed_ns, char **err);
+
+/* Bytes typed at the serial port: how many were taken. Main thread. */
+size_t vm_serial_input(struct vm *vm, const uint8_t *data, size_t bytes);
+/* The sink has room again. Main thread. */
+void vm_serial_output_ready(struct vm *vm);
+
+#endif

@@ -1,0 +1,180 @@
+/*
+ * vmm/vm_internal.h: what the files of vmm/ share and nobody else sees.
+ *
+ * Lock order: a device's lock, then vm->lock; vm->ring_lock alone.
+ */
+#ifndef VMM_VM_INTERNAL_H
+#define VMM_VM_INTERNAL_H
+
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "vmm/device.h"
+#include "vmm/vm.h"
+
+struct vm_cpu {
+	/* Set by vm_cpu_new(), constant after: any thread. */
+	struct vm *vm;
+	unsigned int index; /* also its APIC id */
+	int fd;
+	size_t run_bytes;
+	/*
+	 * Shared with KVM. immediate_exit: any thread, by atomics. The rest:
+	 * the vCPU's thread; whoever runs the operation while it is parked.
+	 */
+	struct kvm_run *run;
+	bool io_pending; /* as run: KVM still waits for the answer to an exit */
+	/* vm->ring_lock */
+	struct kvm_dirty_gfn *ring;
+	uint32_t ring_next;
+	unsigned int nr_empty; /* full rings in a row without an entry */
+	/* The thread that starts and frees the vm. */
+	pthread_t thread;
+	bool has_thread;
+};
+
+struct vm {
+	/* Set by vm_new(), constant after: any thread. */
+	const struct vm_ops *ops;
+	void *ctx;
+	int kvm_fd;
+	int fd;
+	struct vm_mem *mem;
+	unsigned int nr_cpus;
+	struct vm_cpu *cpus;
+	uint32_t ring_entries; /* of each vCPU; 0: no rings */
+	struct kvm_cpuid_entry2 *cpuid;
+	size_t nr_cpuid;
+	uint32_t *msrs;
+	size_t nr_msrs;
+	uint32_t xsave_bytes;
+	bool has_sregs2;
+	bool has_tsc_offset; /* and the guest's TSC is not scaled */
+	uint32_t tsc_khz;
+	struct vm_state power_on; /* vCPUs and irqchip as they were born */
+	/* Filled by vm_device_add() before vm_start(). */
+	struct vm_device *devices[VM_DEVICES_MAX];
+	size_t nr_devices;
+	struct vm_device *serial; /* one of devices */
+
+	/* Written under lock; run also read without it. */
+	pthread_mutex_t lock;
+	pthread_cond_t changed; /* of any of these */
+	atomic_bool run;        /* vCPUs shall run */
+	bool quit;              /* vCPU threads shall return */
+	unsigned int nr_threads;
+	unsigned int nr_parked;
+	enum vm_event event; /* not yet taken */
+	bool ended;          /* an event came since the last resume */
+	char reason[VM_REASON_BYTES];
+
+	/* The thread that tracks dirty pages. */
+	uint64_t *log_scratch; /* one slot's bitmap; NULL: not logging */
+	bool log_manual;
+
+	pthread_mutex_t ring_lock;
+	uint64_t *ring_bitmap; /* harvested and not yet collected */
+};
+
+/* kvm.c */
+
+/* Opens /dev/kvm and checks what every machine needs of it. */
+int vm_kvm_open(int *ret_fd, char **err);
+/* KVM_CHECK_EXTENSION on /dev/kvm or a vm's fd; 0 for "no" and for errors. */
+int vm_kvm_cap(int fd, int cap);
+/* ioctl() that returns -errno. */
+int vm_ioctl(int fd, unsigned long request, void *arg);
+int vm_ioctl_num(int fd, unsigned long request, unsigned long arg);
+/*
+ * Sets *err, unless err is NULL or *err already has a line, and returns ret, so
+ * that a failure reads `return vm_err(err, -EINVAL, "...")`.
+ */
+int vm_err(char **err, int ret, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* vcpu.c */
+
+int vm_cpu_new(struct vm *vm, unsigned int index, char **err);
+void vm_cpu_free(struct vm_cpu *c);
+/* The body of its thread while the machine runs: returns when it may not. */
+void vm_cpu_run(struct vm_cpu *c);
+
+/* run.c */
+
+int vm_run_init(struct vm *vm);
+void vm_run_fini(struct vm *vm);
+/* Ends and joins the threads of all vCPUs that have one. */
+void vm_cpus_stop(struct vm *vm);
+/*
+ * A device tells what the guest asked for, on a vCPU thread, from its read or
+ * write op. The first event wins, then all vCPUs park. reason may be NULL.
+ */
+void vm_event_post(struct vm *vm, enum vm_event ev, const char *reason);
+
+/* vcpu_state.c: all vCPUs parked. */
+
+/*
+ * vCPU 0's registers, for boot: all vCPUs parked or not started yet. get is what
+ * power-on or the last set left; change what the boot protocol says and set.
+ */
+int vm_vcpu_get_entry(struct vm *vm, struct kvm_regs *ret_regs,
+		      struct kvm_sregs *ret_sregs);
+int vm_vcpu_set_entry(struct vm *vm, const struct kvm_regs *regs,
+		      const struct kvm_sregs *sregs);
+
+int vm_cpu_save(struct vm_cpu *c, struct vm_cpu_state *ret_state, char **err);
+int vm_cpu_load(struct vm_cpu *c, const struct vm_cpu_state *s, char **err);
+void vm_cpu_state_fini(struct vm_cpu_state *s);
+int vm_msr_list(int kvm_fd, uint32_t **ret_indices, size_t *ret_nr);
+
+/* state.c: all vCPUs parked. */
+
+/* Everything but time, devices and the event. */
+int vm_state_save_chips(struct vm *vm, struct vm_state *ret_state, char **err);
+/*
+ * vCPUs and interrupt controllers back to power-on; guest time runs on. RAM and
+ * devices are vm_mem_discard()'s and vm_bus_reset()'s.
+ */
+int vm_reset_cpus(struct vm *vm, char **err);
+
+/* clock.c: all vCPUs parked. */
+
+int vm_clock_save(struct vm *vm, struct vm_state *s, char **err);
+int vm_clock_load(struct vm *vm, const struct vm_state *s, uint64_t elapsed_ns,
+		  char **err);
+
+/* dirty.c */
+
+/* Shows all RAM to KVM, with these KVM_MEM_* flags. */
+int vm_dirty_set_slots(struct vm *vm, uint32_t flags);
+/* Turns rings on, before the first vCPU; each vCPU maps its own. */
+int vm_dirty_ring_init(struct vm *vm);
+int vm_dirty_ring_map(struct vm_cpu *c);
+void vm_dirty_ring_unmap(struct vm_cpu *c);
+void vm_dirty_fini(struct vm *vm);
+/* KVM_EXIT_DIRTY_RING_FULL, on the vCPU's thread. */
+int vm_dirty_ring_full(struct vm_cpu *c);
+
+/* bus.c */
+
+/* One access of 1, 2, 4 or 8 bytes. Nobody there: reads give ones. */
+void vm_bus_access(struct vm *vm, enum vm_bus bus, uint64_t addr, uint8_t *data,
+		   unsigned int bytes, bool is_write);
+/* ops->reset of every device. All vCPUs parked. */
+void vm_bus_reset(struct vm *vm);
+void vm_bus_fini(struct vm *vm);
+
+/*
+ * serial.c, cmos.c, platform.c: allocate a device with its ops and ranges set.
+ * vm_new() gives it to vm_device_add(), which initialises its lock and vm
+ * pointer, then resets it; from then on it is the vm's.
+ */
+int vm_serial_new(struct vm *vm, struct vm_device **ret_device);
+int vm_cmos_new(struct vm *vm, struct vm_device **ret_device);
+int vm_platform_new(struct vm *vm, struct vm_device **ret_device);
+
+#endif
