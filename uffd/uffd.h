@@ -1,0 +1,83 @@
+/*
+ * uffd/uffd.h: page faults on a mapping, handed to whoever has the pages.
+ *
+ * One userfaultfd over one mapping, with up to two users at a time: one that
+ * supplies missing pages and one that wants to be told before protected pages
+ * are written. Each starts and stops on its own.
+ *
+ * Owns:    the userfaultfd and the fault thread. Borrows the mapping.
+ * Threads: new, free: one thread, when nobody else uses it. start, stop: any but
+ *          the fault thread, where handlers run. copy, zero, protect,
+ *          unprotect: any thread.
+ * Units:   page counts host pages (page_bytes) from the start of the mapping.
+ * Errors:  -errno; a call that fails leaves the object as it was.
+ *
+ * Kernel behaviour this relies on (Documentation/admin-guide/mm/userfaultfd.rst):
+ * a registered range may be registered again by the same userfaultfd with more
+ * modes; UFFDIO_COPY never replaces a page (EEXIST) and wakes the waiters.
+ */
+#ifndef UFFD_UFFD_H
+#define UFFD_UFFD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum uffd_mode { UFFD_MISSING, UFFD_WP, UFFD_NR_MODES };
+
+/*
+ * A fault on page. The handler, or somebody later, resolves it by copy, zero or
+ * unprotect; until then the faulting thread sleeps. The same page may be
+ * reported more than once.
+ */
+typedef void uffd_handler(void *ctx, uint64_t page);
+
+struct uffd;
+
+/*
+ * Opens /dev/userfaultfd, else the system call. page_bytes: 4 KiB or the huge
+ * page size under a hugetlb mapping. -EPERM, -ENOSYS, -EOPNOTSUPP; *err (to be
+ * freed) says how to enable what is missing.
+ */
+int uffd_new(uint8_t *base, size_t bytes, size_t page_bytes,
+	     struct uffd **ret_uffd, char **err);
+/* Unregisters (which wakes all), joins the thread, closes. NULL is fine. */
+void uffd_free(struct uffd *u);
+
+/*
+ * start: from the return on, faults of this mode reach handler. -EBUSY when the
+ * mode has a user. stop: no handler runs any more once it returns; WP lets go
+ * of every protected page; what was missing and unsupplied reads as zero. With
+ * both stopped the range is unregistered and costs nothing.
+ */
+int uffd_start(struct uffd *u, enum uffd_mode mode, uffd_handler *handler,
+	       void *ctx);
+int uffd_stop(struct uffd *u, enum uffd_mode mode);
+
+/*
+ * Install nr pages at page from src (page aligned or not). protect: the pages
+ * arrive write protected. Pages that are already there stay as they are: this is
+ * success. Retries EAGAIN. Waiters are woken either way.
+ */
+int uffd_copy(struct uffd *u, uint64_t page, uint64_t nr, const void *src,
+	      bool protect);
+/* The same with zeros; never write protected. */
+int uffd_zero(struct uffd *u, uint64_t page, uint64_t nr);
+/*
+ * Only between start and stop of UFFD_WP. unprotect wakes the waiters. What the
+ * caller of protect did before, the handler of a fault that comes of it sees.
+ */
+int uffd_protect(struct uffd *u, uint64_t page, uint64_t nr);
+int uffd_unprotect(struct uffd *u, uint64_t page, uint64_t nr);
+
+/* For doctor: what this host's userfaultfd can do. */
+struct uffd_caps {
+	bool usable; /* could be opened with the features we need */
+	bool wp;
+	bool shmem;	 /* MISSING and WP on memfd memory */
+	bool hugetlbfs;
+	char why[256];	 /* when not usable: the reason and the cure */
+};
+void uffd_probe(struct uffd_caps *ret_caps);
+
+#endif
