@@ -1,0 +1,294 @@
+#include "migrate/dest_internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+
+#include "migrate/net.h"
+
+/* What a channel thread works with; too big for its stack. */
+struct inbox {
+	struct proto_batch batch;
+	uint8_t head[PROTO_BATCH_HEAD_MAX];
+	struct iovec iov[PROTO_BATCH_PAGES_MAX];
+	uint8_t *pages; /* staging, postcopy only */
+};
+
+static uint8_t *page_hva(struct mig_dest *d, uint64_t page)
+{
+	return vm_mem_base(vm_mem(d->guest->vm)) + page * VM_PAGE_BYTES;
+}
+
+static int read_head(struct mig_receiver *r, struct inbox *in)
+{
+	size_t tail;
+	int ret;
+
+	ret = mig_net_read(r->fd, in->head, PROTO_BATCH_BYTES);
+	if (ret < 0)
+		return ret;
+	ret = proto_batch_tail_bytes(in->head, &tail);
+	if (ret < 0)
+		return ret;
+	ret = mig_net_read(r->fd, in->head + PROTO_BATCH_BYTES, tail);
+	if (ret < 0)
+		return ret;
+	atomic_fetch_add(&r->d->bytes, PROTO_BATCH_BYTES + tail);
+	return proto_batch_decode(in->head, PROTO_BATCH_BYTES + tail,
+				  r->d->ram_pages, &in->batch);
+}
+
+/* ---- precopy: straight into RAM ---- */
+
+/*
+ * A wrong sum means that the guest stored into the page while it was being sent;
+ * then it comes again. If it does not, the page is damaged, and the switch is
+ * refused (mig_dest: check_suspects).
+ */
+static void judge_page(struct mig_dest *d, uint64_t page, uint64_t sum)
+{
+	if (proto_page_sum(page, page_hva(d, page)) == sum)
+		bitmap_atomic_clear(d->suspect, page);
+	else
+		bitmap_atomic_set(d->suspect, page);
+}
+
+static int data_to_ram(struct mig_receiver *r, struct inbox *in)
+{
+	const struct proto_batch *b = &in->batch;
+	struct mig_dest *d = r->d;
+	uint32_t i, sum = 0;
+	uint64_t j;
+	int ret;
+
+	for (i = 0; i < b->nr_runs; i++) {
+		in->iov[i].iov_base = page_hva(d, b->runs[i].first_page);
+		in->iov[i].iov_len = b->runs[i].nr_pages * VM_PAGE_BYTES;
+	}
+	ret = mig_net_readv(r->fd, in->iov, b->nr_runs);
+	if (ret < 0)
+		return ret;
+	for (i = 0; i < b->nr_runs; i++) {
+		for (j = 0; j < b->runs[i].nr_pages; j++) {
+			uint64_t page = b->runs[i].first_page + j;
+
+			bitmap_atomic_set(d->received, page);
+			judge_page(d, page, b->sums[sum++]);
+		}
+	}
+	return 0;
+}
+
+/* Memory that never held anything stays unpopulated. */
+static void zeros_to_ram(struct mig_dest *d, const struct proto_run *run)
+{
+	uint64_t end = run->first_page + run->nr_pages;
+	uint64_t page = bitmap_next_set(d->received, run->first_page, end);
+
+	for (; page < end; page = bitmap_next_set(d->received, page + 1, end)) {
+		memset(page_hva(d, page), 0, VM_PAGE_BYTES);
+		bitmap_atomic_clear(d->suspect, page);
+	}
+}
+
+/* ---- postcopy: through the fill ---- */
+
+static int check_sums(const struct inbox *in)
+{
+	const struct proto_batch *b = &in->batch;
+	uint32_t i, sum = 0;
+	uint64_t j;
+
+	for (i = 0; i < b->nr_runs; i++) {
+		for (j = 0; j < b->runs[i].nr_pages; j++, sum++) {
+			if (proto_page_sum(b->runs[i].first_page + j,
+					   in->pages + sum * VM_PAGE_BYTES) !=
+			    b->sums[sum])
+				return -EBADMSG;
+		}
+	}
+	return 0;
+}
+
+/* The guest is stopped over there: a wrong sum is damage, and nothing else. */
+static int data_to_fill(struct mig_receiver *r, struct inbox *in,
+			struct mig_fill *fill)
+{
+	const struct proto_batch *b = &in->batch;
+	const uint8_t *at;
+	uint32_t i;
+	int ret;
+
+	if (!in->pages)
+		in->pages = malloc(PROTO_BATCH_PAGES_MAX * VM_PAGE_BYTES);
+	if (!in->pages)
+		return -ENOMEM;
+	ret = mig_net_read(r->fd, in->pages, b->nr_sums * VM_PAGE_BYTES);
+	if (ret == 0)
+		ret = check_sums(in);
+	at = in->pages;
+	for (i = 0; ret == 0 && i < b->nr_runs; i++) {
+		ret = mig_fill_place(fill, b->runs[i].first_page,
+				     b->runs[i].nr_pages, at);
+		at += b->runs[i].nr_pages * VM_PAGE_BYTES;
+	}
+	return ret;
+}
+
+/* ---- both ---- */
+
+static int take_data(struct mig_receiver *r, struct inbox *in)
+{
+	struct mig_fill *fill = atomic_load(&r->d->fill);
+
+	atomic_fetch_add(&r->d->bytes, in->batch.nr_sums * VM_PAGE_BYTES);
+	atomic_fetch_add(&r->d->pages, in->batch.nr_sums);
+	return fill ? data_to_fill(r, in, fill) : data_to_ram(r, in);
+}
+
+static int take_zeros(struct mig_receiver *r, struct inbox *in)
+{
+	struct mig_fill *fill = atomic_load(&r->d->fill);
+	uint32_t i;
+	int ret = 0;
+
+	for (i = 0; ret == 0 && i < in->batch.nr_runs; i++) {
+		const struct proto_run *run = &in->batch.runs[i];
+
+		atomic_fetch_add(&r->d->pages_zero, run->nr_pages);
+		if (fill)
+			ret = mig_fill_place(fill, run->first_page,
+					     run->nr_pages, NULL);
+		else
+			zeros_to_ram(r->d, run);
+	}
+	return ret;
+}
+
+static int take_barrier(struct mig_receiver *r, const struct inbox *in)
+{
+	struct mig_dest *d = r->d;
+
+	if (r->channel == PROTO_CHANNELS_MAX)
+		return -EBADMSG;
+	pthread_mutex_lock(&d->lock);
+	d->barriers[r->channel] = in->batch.seq;
+	pthread_cond_broadcast(&d->changed);
+	pthread_mutex_unlock(&d->lock);
+	return 0;
+}
+
+static int take_batch(struct mig_receiver *r, struct inbox *in)
+{
+	int ret = read_head(r, in);
+
+	if (ret < 0)
+		return ret;
+	switch (in->batch.type) {
+	case PROTO_BATCH_DATA:
+		return take_data(r, in);
+	case PROTO_BATCH_ZERO:
+		return take_zeros(r, in);
+	case PROTO_BATCH_BARRIER:
+		return take_barrier(r, in);
+	case PROTO_BATCH_WANT:
+		break;
+	}
+	return -EBADMSG;
+}
+
+static void lose_session(struct mig_dest *d, int ret)
+{
+	mig_session_break(d->session, ret, "page channel: %s",
+			  ret == -EBADMSG ? "damaged data" : strerror(-ret));
+	pthread_mutex_lock(&d->lock);
+	pthread_cond_broadcast(&d->changed);
+	pthread_mutex_unlock(&d->lock);
+}
+
+/* Once every page is in, the source may close these before its BYE is read. */
+static bool may_end(struct mig_dest *d)
+{
+	struct mig_fill *fill = atomic_load(&d->fill);
+
+	return mig_phase(&d->phases) == MIG_POSTCOPY &&
+	       (!fill || mig_fill_pending(fill) == 0);
+}
+
+static void *receiver_main(void *arg)
+{
+	struct mig_receiver *r = arg;
+	struct mig_dest *d = r->d;
+	struct inbox *in;
+	int ret = -ENOMEM;
+
+	pthread_setname_np(pthread_self(), "channel");
+	in = calloc(1, sizeof(*in));
+	while (in && (ret = take_batch(r, in)) == 0)
+		;
+	if (ret != -ECONNRESET || !may_end(d))
+		lose_session(d, ret);
+	if (in)
+		free(in->pages);
+	free(in);
+	return NULL;
+}
+
+static int start_receiver(struct mig_dest *d, unsigned int slot, int fd)
+{
+	struct mig_receiver *r = &d->receivers[slot];
+	int ret;
+
+	r->d = d;
+	r->channel = slot;
+	r->fd = fd;
+	ret = -pthread_create(&r->thread, NULL, receiver_main, r);
+	r->started = ret == 0;
+	return ret;
+}
+
+int mig_dest_start_receivers(struct mig_dest *d)
+{
+	unsigned int i;
+	int ret = 0;
+
+	for (i = 0; ret == 0 && i < d->session->channels; i++)
+		ret = start_receiver(d, i, d->session->data_fds[i]);
+	if (ret == 0)
+		ret = start_receiver(d, PROTO_CHANNELS_MAX,
+				     d->session->fault_fd);
+	return ret;
+}
+
+void mig_dest_stop_receivers(struct mig_dest *d)
+{
+	unsigned int i;
+
+	for (i = 0; i <= PROTO_CHANNELS_MAX; i++) {
+		if (d->receivers[i].started)
+			pthread_join(d->receivers[i].thread, NULL);
+		d->receivers[i].started = false;
+	}
+}
+
+/*
+ * Blocks at most as long as the socket's buffer is full of requests, and there
+ * are never more of them than threads that can fault. A request that is lost
+ * with the link is made again after the rejoin (mig_fill_want_again).
+ */
+void mig_dest_want(void *dest, uint64_t page)
+{
+	struct proto_batch b = { .type = PROTO_BATCH_WANT, .nr_runs = 1 };
+	uint8_t head[PROTO_BATCH_HEAD_MAX];
+	struct mig_dest *d = dest;
+	size_t bytes;
+
+	b.runs[0] = (struct proto_run){ .first_page = page, .nr_pages = 1 };
+	bytes = proto_batch_encode(&b, head);
+	pthread_mutex_lock(&d->want_lock);
+	if (d->want_fd >= 0)
+		mig_net_write(d->want_fd, head, bytes);
+	pthread_mutex_unlock(&d->want_lock);
+}

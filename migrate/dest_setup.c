@@ -1,0 +1,259 @@
+#include "migrate/dest_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "proto/wire.h"
+#include "uffd/uffd.h"
+#include "vmm/cpuid.h"
+#include "vmm/device.h"
+
+#define REASONS_MAX 64
+
+/* Why not, as many as there are. */
+struct reasons {
+	char *lines[REASONS_MAX];
+	size_t nr;
+};
+
+__attribute__((format(printf, 2, 3))) static void object(struct reasons *r,
+							 const char *fmt, ...)
+{
+	va_list ap;
+
+	if (r->nr == REASONS_MAX)
+		return;
+	va_start(ap, fmt);
+	if (vasprintf(&r->lines[r->nr], fmt, ap) >= 0)
+		r->nr++;
+	va_end(ap);
+}
+
+static void check_required(const Vmmd__Setup *m, struct reasons *r)
+{
+	size_t i;
+
+	for (i = 0; i < m->n_required; i++)
+		object(r, "needs protocol feature '%s', which vmmd %s lacks",
+		       m->required[i], VMMD_VERSION);
+}
+
+static void check_shape(const Vmmd__Setup *m, struct reasons *r)
+{
+	if (m->page_bytes != PROTO_PAGE_BYTES)
+		object(r, "pages of %u bytes: only %d are supported",
+		       m->page_bytes, PROTO_PAGE_BYTES);
+	if (m->ram_bytes < VM_RAM_BYTES_MIN ||
+	    m->ram_bytes > VM_RAM_BYTES_MAX || m->ram_bytes % VM_PAGE_BYTES)
+		object(r, "memory of %llu bytes is not possible here",
+		       (unsigned long long)m->ram_bytes);
+	if (m->nr_cpus < 1 || m->nr_cpus > VM_CPUS_MAX)
+		object(r, "%u vCPUs: 1 to %d are supported", m->nr_cpus,
+		       VM_CPUS_MAX);
+	if (m->channels < 1 || m->channels > PROTO_CHANNELS_MAX)
+		object(r, "%u channels: 1 to %d are supported", m->channels,
+		       PROTO_CHANNELS_MAX);
+}
+
+static void check_mode(const Vmmd__Setup *m, enum vm_mem_backend backend,
+		       struct reasons *r)
+{
+	struct uffd_caps caps;
+	enum mig_mode mode;
+
+	if (mig_mode_parse(m->mode, &mode) < 0) {
+		object(r, "unknown mode '%s'", m->mode);
+		return;
+	}
+	if (mode == MIG_MODE_PRECOPY)
+		return;
+	if (backend == VM_MEM_HUGETLB)
+		object(r,
+		       "mode %s: memory of huge pages moves by precopy "
+		       "only: use --mode precopy",
+		       m->mode);
+	uffd_probe(&caps);
+	if (!caps.usable)
+		object(r,
+		       "mode %s needs userfaultfd here: %s (or use --mode "
+		       "precopy)",
+		       m->mode, caps.why);
+}
+
+static void on_cpuid_line(void *ctx, const char *line)
+{
+	object(ctx, "%s", line);
+}
+
+static void check_cpuid(const Vmmd__Setup *m, struct reasons *r)
+{
+	const struct kvm_cpuid_entry2 *guest = (const void *)m->cpuid.data;
+	size_t nr = m->cpuid.len / sizeof(*guest), nr_host = 0;
+	struct kvm_cpuid_entry2 *host = NULL;
+	int kvm_fd, ret;
+
+	if (nr == 0 || nr > VM_CPUID_MAX || m->cpuid.len % sizeof(*guest)) {
+		object(r, "the CPUID table is damaged");
+		return;
+	}
+	kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	ret = kvm_fd < 0 ? -errno : vm_cpuid_supported(kvm_fd, &host, &nr_host);
+	if (kvm_fd >= 0)
+		close(kvm_fd);
+	if (ret < 0) {
+		object(r, "/dev/kvm: %s (vmmd doctor tells more)",
+		       strerror(-ret));
+		return;
+	}
+	vm_cpuid_missing(guest, nr, host, nr_host, on_cpuid_line, r);
+	free(host);
+}
+
+/* What only the finished machine can tell. */
+static void check_machine(const Vmmd__Setup *m, struct vm *vm,
+			  struct reasons *r)
+{
+	const uint32_t *have;
+	size_t nr, i, j;
+
+	nr = vm_msr_indices(vm, &have);
+	for (i = 0; i < m->n_msrs; i++) {
+		for (j = 0; j < nr && have[j] != m->msrs[i]; j++)
+			;
+		if (j == nr)
+			object(r, "MSR 0x%x does not exist here", m->msrs[i]);
+	}
+	if (m->xsave_bytes > vm_xsave_bytes(vm))
+		object(r, "%u bytes of XSAVE state: %u are supported here",
+		       m->xsave_bytes, vm_xsave_bytes(vm));
+}
+
+static void check_slots(const Vmmd__Setup *m, struct vm_mem *mem,
+			struct reasons *r)
+{
+	const struct vm_slot *have;
+	size_t i, nr = vm_mem_slots(mem, &have);
+	bool same = nr == m->n_slots;
+
+	for (i = 0; same && i < nr; i++)
+		same = have[i].gpa == m->slots[i]->gpa &&
+		       have[i].offset == m->slots[i]->offset &&
+		       have[i].bytes == m->slots[i]->bytes;
+	if (!same)
+		object(r, "the layout of guest memory differs");
+}
+
+static void check_devices(const Vmmd__Setup *m, struct vm *vm,
+			  struct reasons *r)
+{
+	struct vm_device *const *have;
+	size_t i, j, nr = vm_devices(vm, &have);
+
+	for (i = 0; i < m->n_devices; i++) {
+		for (j = 0; j < nr; j++) {
+			if (strcmp(have[j]->ops->name, m->devices[i]) == 0)
+				break;
+		}
+		if (j == nr)
+			object(r, "no device '%s' here", m->devices[i]);
+	}
+}
+
+static int build_guest(struct mig_dest *d, const Vmmd__Setup *m,
+		       enum vm_mem_backend backend, struct reasons *r)
+{
+	struct vm_config cfg = {
+		.ram_bytes = m->ram_bytes,
+		.nr_cpus = m->nr_cpus,
+		.mem_backend = backend,
+		.dirty_ring_entries = d->cfg.dirty_ring_entries,
+		.cpuid = (const void *)m->cpuid.data,
+		.nr_cpuid = m->cpuid.len / sizeof(struct kvm_cpuid_entry2),
+		.tsc_khz = m->tsc_khz,
+	};
+	struct mig_guest *guest;
+	struct vm *vm = NULL;
+	char *err = NULL;
+	int ret;
+
+	ret = vm_new(&cfg, d->cfg.vm_ops, d->cfg.vm_ctx, &vm, &err);
+	if (ret < 0) {
+		object(r, "%s", err ? err : strerror(-ret));
+		free(err);
+		return ret;
+	}
+	ret = mig_guest_new(vm, &guest);
+	if (ret < 0) {
+		vm_free(vm);
+		return ret;
+	}
+	pthread_mutex_lock(&d->lock);
+	d->guest = guest;
+	pthread_mutex_unlock(&d->lock);
+	return 0;
+}
+
+static int alloc_bitmaps(struct mig_dest *d)
+{
+	d->ram_pages = vm_mem_pages(vm_mem(d->guest->vm));
+	d->received = bitmap_new(d->ram_pages);
+	d->suspect = bitmap_new(d->ram_pages);
+	return d->received && d->suspect ? 0 : -ENOMEM;
+}
+
+static int judge(struct mig_dest *d, const Vmmd__Setup *m, struct reasons *r)
+{
+	enum vm_mem_backend backend = VM_MEM_ANON;
+	int ret;
+
+	check_required(m, r);
+	check_shape(m, r);
+	if (vm_mem_backend_parse(m->mem_backend, &backend) < 0)
+		object(r, "unknown memory backend '%s'", m->mem_backend);
+	check_mode(m, backend, r);
+	check_cpuid(m, r);
+	if (r->nr > 0)
+		return 0;
+	ret = build_guest(d, m, backend, r);
+	if (ret < 0)
+		return r->nr > 0 ? 0 : ret;
+	check_machine(m, d->guest->vm, r);
+	check_slots(m, vm_mem(d->guest->vm), r);
+	check_devices(m, d->guest->vm, r);
+	if (r->nr > 0)
+		return 0;
+	ret = alloc_bitmaps(d);
+	return ret < 0 ? ret : vm_start(d->guest->vm);
+}
+
+static int answer(struct mig_dest *d, const struct reasons *r)
+{
+	Vmmd__SetupReply reply = VMMD__SETUP_REPLY__INIT;
+
+	reply.n_reasons = r->nr;
+	reply.reasons = (char **)r->lines;
+	return mig_link_send(d->session->link, PROTO_SETUP_REPLY, &reply.base);
+}
+
+int mig_dest_agree(struct mig_dest *d, const Vmmd__Setup *setup)
+{
+	struct reasons r = { .nr = 0 };
+	int ret;
+
+	ret = judge(d, setup, &r);
+	if (ret == 0)
+		ret = answer(d, &r);
+	if (ret == 0 && r.nr > 0) {
+		mig_dest_say(d, r.lines[0]);
+		ret = -EOPNOTSUPP;
+	}
+	while (r.nr > 0)
+		free(r.lines[--r.nr]);
+	return ret;
+}

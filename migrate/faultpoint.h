@@ -1,0 +1,30 @@
+/*
+ * migrate/faultpoint.h: die, cut or stall at a named point, for tests.
+ *
+ * Only in builds with VMMD_FAULT_POINTS (cmake -DVMMD_FAULT_POINTS=ON). The
+ * environment variable VMMD_FAULT holds POINT:ACTION; ACTION is
+ *
+ *	kill	SIGKILL this process
+ *	cut	break every connection of the session
+ *	stall	sleep for 5 s
+ *
+ * Each fires once. Points, in order: setup, agreed, round1, round2, stopped,
+ * state-sent, ready, before-token, after-token, before-running, running,
+ * postcopy, drained; both ends pass those that concern them.
+ */
+#ifndef MIGRATE_FAULTPOINT_H
+#define MIGRATE_FAULTPOINT_H
+
+struct mig_session;
+
+#ifdef VMMD_FAULT_POINTS
+void mig_fault_point(struct mig_session *s, const char *point);
+#else
+static inline void mig_fault_point(struct mig_session *s, const char *point)
+{
+	(void)s;
+	(void)point;
+}
+#endif
+
+#endif

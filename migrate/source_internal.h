@@ -1,0 +1,133 @@
+/*
+ * migrate/source_internal.h: what the files of the source share.
+ *
+ * source.c	the phases: what happens in which order, and what undoes it
+ * source_setup.c	connections, the SETUP conversation, rejoining
+ * source_send.c	pages onto the wire: rounds, barriers
+ * source_postcopy.c	pages that stayed behind: pushed and on demand
+ */
+#ifndef MIGRATE_SOURCE_INTERNAL_H
+#define MIGRATE_SOURCE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "migrate/bitmap.h"
+#include "migrate/crew.h"
+#include "migrate/net.h"
+#include "migrate/phase.h"
+#include "migrate/rate.h"
+#include "migrate/session.h"
+#include "migrate/source.h"
+#include "migrate/tracker.h"
+
+/*
+ * RAM is dealt out to the data channels in stripes of 2 MiB, always the same
+ * way. A page therefore always travels on the same channel, in order, and no
+ * round needs a barrier before the next: a newer copy cannot be overtaken.
+ */
+#define MIG_STRIPE_PAGES UINT64_C(512)
+
+struct mig_source {
+	/* Set by mig_source_start(), constant after: any thread. */
+	struct mig_guest *guest; /* borrowed */
+	struct vm *vm;           /* guest's */
+	struct vm_mem *mem;      /* guest's */
+	uint64_t ram_pages;
+	struct mig_source_config
+		cfg; /* uri and tracker: not used after start */
+	const struct mig_source_ops *ops;
+	void *ctx;
+	bool was_running; /* so it shall run again when we fail */
+	uint64_t begin_us;
+
+	/* Main thread. */
+	pthread_t thread;
+	bool joined;
+
+	/* Under lock. */
+	pthread_mutex_t lock;
+	struct mig_addr addr;
+	char error[MIG_ERROR_BYTES];
+	struct mig_stats stats;
+	bool cancelled;
+	struct mig_session
+		*session; /* pointer; the thread may read it freely */
+
+	/* Written by mig_phase_step() on the source thread; read by any. */
+	struct mig_phases phases;
+
+	/* Source thread; the crew's while a job runs. */
+	struct mig_tracker *tracker;
+	struct mig_crew *crew; /* one member per data channel */
+	uint64_t *todo;        /* what this round sends */
+	uint64_t *dirty;       /* what the last sync reported */
+	uint64_t *scratch;     /* populated scan */
+	uint64_t *sent;        /* ever sent: those need no populated check */
+	uint64_t barrier;
+	uint8_t *state; /* packed, of the instant saved_ns */
+	size_t state_bytes;
+	uint64_t saved_ns;
+	uint64_t flow_us; /* time in which pages were flowing, and */
+	uint64_t flow_bytes;
+
+	/* Postcopy: who clears a bit sends the page. Atomic. */
+	uint64_t *pending;
+	pthread_t responder; /* answers requests on the fault socket */
+	bool has_responder;
+	_Atomic uint64_t hint_page; /* last fault: push from here on */
+
+	struct mig_rate rate;
+	/* Counters of all channels. Atomic, relaxed. */
+	_Atomic uint64_t bytes_sent;
+	_Atomic uint64_t pages_sent;
+	_Atomic uint64_t pages_zero;
+	_Atomic uint64_t left_pages;
+};
+
+/* source.c */
+void mig_source_say(struct mig_source *s, const char *why);
+bool mig_source_may_go_on(
+	void *s); /* not cancelled, session whole; any thread */
+
+/* source_setup.c: 0 or -errno with the reason said (mig_source_say). */
+int mig_source_connect(struct mig_source *s);
+int mig_source_agree(struct mig_source *s);
+int mig_source_open_channels(struct mig_source *s);
+/* Back into the session; *ret_never_ran: the receiver gave it up for good. */
+int mig_source_rejoin(struct mig_source *s, bool *ret_never_ran);
+/* The link broke before the token: tell a receiver that may wait for it. */
+void mig_source_abort_peer(struct mig_source *s);
+
+/*
+ * source_send.c: one channel's outgoing batch. Runs and pages are collected and
+ * written when full or at flush; zero pages go to a batch of their own.
+ */
+struct mig_sender;
+enum mig_lane {
+	MIG_LANE_BULK,  /* full batches: precopy */
+	MIG_LANE_PUSH,  /* short ones: a page in one may be waited for */
+	MIG_LANE_FAULT, /* at once, ahead of the bandwidth limit */
+};
+int mig_sender_new(struct mig_source *s, int fd, enum mig_lane lane,
+		   struct mig_sender **ret);
+void mig_sender_free(struct mig_sender *x);
+/* Reads the page now; sends it now or later. */
+int mig_sender_page(struct mig_sender *x, uint64_t page);
+int mig_sender_flush(struct mig_sender *x);
+
+/* Send every page of todo on all channels; back when all are written. */
+int mig_source_send_round(struct mig_source *s);
+/* The next barrier on every data channel. */
+int mig_source_send_barrier(struct mig_source *s);
+
+/* source_postcopy.c */
+int mig_source_send_pending(struct mig_source *s);
+int mig_source_start_responder(struct mig_source *s);
+void mig_source_stop_responder(struct mig_source *s);
+/* Push what is pending; back when nothing is left to send. */
+int mig_source_push(struct mig_source *s);
+
+#endif

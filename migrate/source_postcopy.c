@@ -1,0 +1,203 @@
+#include "migrate/source_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "migrate/net.h"
+#include "migrate/pending.h"
+
+int mig_source_send_pending(struct mig_source *s)
+{
+	memcpy(s->pending, s->todo,
+	       bitmap_words(s->ram_pages) * sizeof(*s->pending));
+	return mig_pending_send(s->session->link, s->pending, s->ram_pages);
+}
+
+/* Whoever clears the bit sends the page, so each goes out once. */
+static int send_if_pending(struct mig_source *s, struct mig_sender *x,
+			   uint64_t page)
+{
+	if (!bitmap_atomic_clear(s->pending, page))
+		return 0;
+	atomic_fetch_sub_explicit(&s->left_pages, 1, memory_order_relaxed);
+	return mig_sender_page(x, page);
+}
+
+/* ---- on demand ---- */
+
+static int read_want(struct mig_source *s, struct proto_batch *b)
+{
+	uint8_t head[PROTO_BATCH_HEAD_MAX];
+	size_t tail;
+	int ret;
+
+	ret = mig_net_read(s->session->fault_fd, head, PROTO_BATCH_BYTES);
+	if (ret < 0)
+		return ret;
+	ret = proto_batch_tail_bytes(head, &tail);
+	if (ret < 0)
+		return ret;
+	ret = mig_net_read(s->session->fault_fd, head + PROTO_BATCH_BYTES,
+			   tail);
+	if (ret < 0)
+		return ret;
+	ret = proto_batch_decode(head, PROTO_BATCH_BYTES + tail, s->ram_pages,
+				 b);
+	if (ret == 0 && b->type != PROTO_BATCH_WANT)
+		ret = -EBADMSG;
+	return ret;
+}
+
+/* A page that is not pending any more is on its way or there: no answer. */
+static int answer_want(struct mig_source *s, struct mig_sender *x,
+		       const struct proto_batch *b)
+{
+	uint64_t page, end;
+	uint32_t i;
+	int ret = 0;
+
+	for (i = 0; ret == 0 && i < b->nr_runs; i++) {
+		page = b->runs[i].first_page;
+		end = page + b->runs[i].nr_pages;
+		atomic_store_explicit(&s->hint_page, page,
+				      memory_order_relaxed);
+		for (; ret == 0 && page < end; page++)
+			ret = send_if_pending(s, x, page);
+	}
+	return ret < 0 ? ret : mig_sender_flush(x);
+}
+
+static void *responder_main(void *arg)
+{
+	struct mig_source *s = arg;
+	struct mig_sender *x;
+	struct proto_batch *b;
+	int ret = -ENOMEM;
+
+	pthread_setname_np(pthread_self(), "fault-answer");
+	b = malloc(sizeof(*b));
+	if (!b ||
+	    mig_sender_new(s, s->session->fault_fd, MIG_LANE_FAULT, &x) < 0)
+		goto fail;
+	do {
+		ret = read_want(s, b);
+		if (ret == 0)
+			ret = answer_want(s, x, b);
+	} while (ret == 0);
+	mig_sender_free(x);
+fail:
+	free(b);
+	mig_session_break(s->session, ret, "fault channel: %s", strerror(-ret));
+	return NULL;
+}
+
+int mig_source_start_responder(struct mig_source *s)
+{
+	int ret = -pthread_create(&s->responder, NULL, responder_main, s);
+
+	if (ret == 0)
+		s->has_responder = true;
+	return ret;
+}
+
+/* The session must be broken or over: that is what ends its read. */
+void mig_source_stop_responder(struct mig_source *s)
+{
+	if (!s->has_responder)
+		return;
+	pthread_join(s->responder, NULL);
+	s->has_responder = false;
+}
+
+/* ---- in bulk ---- */
+
+/* This channel's stripe at or after page. */
+static uint64_t own_stripe(const struct mig_source *s, unsigned int channel,
+			   uint64_t page)
+{
+	uint64_t stripe = page / MIG_STRIPE_PAGES;
+	uint64_t off = (channel + s->cfg.channels - stripe % s->cfg.channels) %
+		       s->cfg.channels;
+
+	return stripe + off;
+}
+
+static int push_stripe(struct mig_source *s, struct mig_sender *x,
+		       uint64_t stripe)
+{
+	uint64_t first = stripe * MIG_STRIPE_PAGES;
+	uint64_t end = first + MIG_STRIPE_PAGES;
+	uint64_t page;
+	int ret = 0;
+
+	if (end > s->ram_pages)
+		end = s->ram_pages;
+	for (page = bitmap_next_set(s->pending, first, end);
+	     ret == 0 && page < end;
+	     page = bitmap_next_set(s->pending, page + 1, end))
+		ret = send_if_pending(s, x, page);
+	return ret;
+}
+
+/*
+ * One lap over this channel's stripes, starting at the last fault and starting
+ * afresh from each newer one: what is behind is picked up as the lap wraps. A
+ * bit once cleared is never set again, so a whole lap without a jump is all.
+ */
+static int push_share(struct mig_source *s, struct mig_sender *x,
+		      unsigned int channel)
+{
+	uint64_t stripes = (s->ram_pages + MIG_STRIPE_PAGES - 1) /
+			   MIG_STRIPE_PAGES;
+	uint64_t step = s->cfg.channels;
+	uint64_t hint = atomic_load(&s->hint_page);
+	uint64_t at = own_stripe(s, channel, hint);
+	uint64_t seen = 0;
+	int ret = 0;
+
+	while (ret == 0 && seen < stripes + step) {
+		uint64_t now = atomic_load_explicit(&s->hint_page,
+						    memory_order_relaxed);
+
+		if (!mig_source_may_go_on(s))
+			return -ECANCELED;
+		if (now / MIG_STRIPE_PAGES != hint / MIG_STRIPE_PAGES) {
+			hint = now;
+			at = own_stripe(s, channel, hint);
+			seen = 0;
+		}
+		if (at >= stripes)
+			at = channel;
+		if (at < stripes)
+			ret = push_stripe(s, x, at);
+		at += step;
+		seen += step;
+	}
+	return ret < 0 ? ret : mig_sender_flush(x);
+}
+
+static int push_job(void *ctx, unsigned int channel)
+{
+	struct mig_source *s = ctx;
+	struct mig_sender *x;
+	int ret;
+
+	ret = mig_sender_new(s, s->session->data_fds[channel], MIG_LANE_PUSH,
+			     &x);
+	if (ret < 0)
+		return ret;
+	ret = push_share(s, x, channel);
+	mig_sender_free(x);
+	if (ret < 0)
+		mig_session_break(s->session, ret,
+				  "data channel %u: cannot send: %s", channel,
+				  strerror(-ret));
+	return ret;
+}
+
+int mig_source_push(struct mig_source *s)
+{
+	mig_crew_run(s->crew, push_job, s);
+	return mig_crew_wait(s->crew);
+}

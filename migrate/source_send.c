@@ -1,0 +1,230 @@
+#include "migrate/source_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct mig_sender {
+	struct mig_source *s;
+	int fd;
+	enum mig_lane lane;
+	struct proto_batch data;
+	struct proto_batch zero;
+	uint64_t zero_pages;
+	uint8_t head[PROTO_BATCH_HEAD_MAX];
+};
+
+static const uint32_t batch_pages[] = {
+	[MIG_LANE_BULK] = PROTO_BATCH_PAGES_MAX,
+	[MIG_LANE_PUSH] = 32,
+	[MIG_LANE_FAULT] = PROTO_BATCH_PAGES_MAX,
+};
+
+static const uint8_t *page_hva(const struct mig_source *s, uint64_t page)
+{
+	return vm_mem_base(s->mem) + page * VM_PAGE_BYTES;
+}
+
+int mig_sender_new(struct mig_source *s, int fd, enum mig_lane lane,
+		   struct mig_sender **ret)
+{
+	struct mig_sender *x = calloc(1, sizeof(*x));
+
+	if (!x)
+		return -ENOMEM;
+	x->s = s;
+	x->fd = fd;
+	x->lane = lane;
+	x->data.type = PROTO_BATCH_DATA;
+	x->zero.type = PROTO_BATCH_ZERO;
+	*ret = x;
+	return 0;
+}
+
+void mig_sender_free(struct mig_sender *x)
+{
+	free(x);
+}
+
+static int write_batch(struct mig_sender *x, struct iovec *iov, size_t nr)
+{
+	struct mig_source *s = x->s;
+	uint64_t bytes = 0;
+	size_t i;
+	int ret;
+
+	for (i = 0; i < nr; i++)
+		bytes += iov[i].iov_len;
+	if (x->lane != MIG_LANE_FAULT)
+		mig_rate_take(&s->rate, bytes, mig_source_may_go_on, s);
+	ret = mig_net_writev(x->fd, iov, nr);
+	if (ret < 0)
+		return ret;
+	atomic_fetch_add_explicit(&s->bytes_sent, bytes, memory_order_relaxed);
+	return 0;
+}
+
+static int flush_data(struct mig_sender *x)
+{
+	struct iovec iov[1 + PROTO_BATCH_PAGES_MAX];
+	struct proto_batch *b = &x->data;
+	uint32_t i;
+	int ret;
+
+	if (b->nr_runs == 0)
+		return 0;
+	iov[0].iov_base = x->head;
+	iov[0].iov_len = proto_batch_encode(b, x->head);
+	for (i = 0; i < b->nr_runs; i++) {
+		iov[1 + i].iov_base = (void *)page_hva(x->s,
+						       b->runs[i].first_page);
+		iov[1 + i].iov_len = b->runs[i].nr_pages * VM_PAGE_BYTES;
+	}
+	ret = write_batch(x, iov, 1 + b->nr_runs);
+	atomic_fetch_add_explicit(&x->s->pages_sent, b->nr_sums,
+				  memory_order_relaxed);
+	b->nr_runs = 0;
+	b->nr_sums = 0;
+	return ret;
+}
+
+static int flush_zero(struct mig_sender *x)
+{
+	struct iovec iov;
+	int ret;
+
+	if (x->zero.nr_runs == 0)
+		return 0;
+	iov.iov_base = x->head;
+	iov.iov_len = proto_batch_encode(&x->zero, x->head);
+	ret = write_batch(x, &iov, 1);
+	atomic_fetch_add_explicit(&x->s->pages_zero, x->zero_pages,
+				  memory_order_relaxed);
+	x->zero.nr_runs = 0;
+	x->zero_pages = 0;
+	return ret;
+}
+
+/* Lengthens the last run or opens one. */
+static void append_run(struct proto_batch *b, uint64_t page)
+{
+	struct proto_run *last = &b->runs[b->nr_runs];
+
+	if (b->nr_runs > 0 && last[-1].first_page + last[-1].nr_pages == page) {
+		last[-1].nr_pages++;
+		return;
+	}
+	last->first_page = page;
+	last->nr_pages = 1;
+	b->nr_runs++;
+}
+
+/*
+ * The sum is of the bytes as they are now; the kernel copies them when the batch
+ * is written. If the guest stores in between, the page was already watched again
+ * (rearm comes first), so it will be sent once more: the receiver takes a page
+ * whose sum is wrong as not received yet, and only complains if no good copy has
+ * come by the switch.
+ */
+int mig_sender_page(struct mig_sender *x, uint64_t page)
+{
+	const uint8_t *data = page_hva(x->s, page);
+
+	if (proto_page_is_zero(data)) {
+		append_run(&x->zero, page);
+		x->zero_pages++;
+		return x->zero.nr_runs < PROTO_BATCH_PAGES_MAX ? 0
+							       : flush_zero(x);
+	}
+	append_run(&x->data, page);
+	x->data.sums[x->data.nr_sums++] = proto_page_sum(page, data);
+	return x->data.nr_sums < batch_pages[x->lane] ? 0 : flush_data(x);
+}
+
+int mig_sender_flush(struct mig_sender *x)
+{
+	int ret = flush_data(x);
+
+	return ret < 0 ? ret : flush_zero(x);
+}
+
+/* Invariant: watched again before the bytes are read (tracker.h). */
+static int send_stripe(struct mig_sender *x, uint64_t first, uint64_t end)
+{
+	struct mig_source *s = x->s;
+	uint64_t page = bitmap_next_set(s->todo, first, end);
+	int ret;
+
+	if (page == end)
+		return 0;
+	ret = mig_tracker_rearm(s->tracker, s->todo, first, end - first);
+	for (; ret == 0 && page < end;
+	     page = bitmap_next_set(s->todo, page + 1, end)) {
+		ret = mig_sender_page(x, page);
+		bitmap_set(s->sent, page);
+		atomic_fetch_sub_explicit(&s->left_pages, 1,
+					  memory_order_relaxed);
+	}
+	return ret;
+}
+
+static int send_share(struct mig_sender *x, unsigned int channel)
+{
+	struct mig_source *s = x->s;
+	uint64_t first = channel * MIG_STRIPE_PAGES;
+	uint64_t step = s->cfg.channels * MIG_STRIPE_PAGES;
+	int ret = 0;
+
+	for (; ret == 0 && first < s->ram_pages; first += step) {
+		uint64_t end = first + MIG_STRIPE_PAGES;
+
+		if (!mig_source_may_go_on(s))
+			return -ECANCELED;
+		ret = send_stripe(x, first,
+				  end < s->ram_pages ? end : s->ram_pages);
+	}
+	return ret < 0 ? ret : mig_sender_flush(x);
+}
+
+static int send_round_job(void *ctx, unsigned int channel)
+{
+	struct mig_source *s = ctx;
+	struct mig_sender *x;
+	int ret;
+
+	ret = mig_sender_new(s, s->session->data_fds[channel], MIG_LANE_BULK,
+			     &x);
+	if (ret < 0)
+		return ret;
+	ret = send_share(x, channel);
+	mig_sender_free(x);
+	if (ret < 0)
+		mig_session_break(s->session, ret,
+				  "data channel %u: cannot send: %s", channel,
+				  strerror(-ret));
+	return ret;
+}
+
+int mig_source_send_round(struct mig_source *s)
+{
+	mig_crew_run(s->crew, send_round_job, s);
+	return mig_crew_wait(s->crew);
+}
+
+int mig_source_send_barrier(struct mig_source *s)
+{
+	struct proto_batch b = { .type = PROTO_BATCH_BARRIER };
+	uint8_t head[PROTO_BATCH_HEAD_MAX];
+	unsigned int i;
+	size_t bytes;
+	int ret;
+
+	b.seq = ++s->barrier;
+	bytes = proto_batch_encode(&b, head);
+	for (i = 0; i < s->cfg.channels; i++) {
+		ret = mig_net_write(s->session->data_fds[i], head, bytes);
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}

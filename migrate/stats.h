@@ -1,0 +1,86 @@
+/*
+ * migrate/stats.h: what an operation (migration, snapshot, restore) tells of
+ * itself while it runs and when it has ended. All of it is measured.
+ *
+ * Plain values: the operation fills a copy under its lock, the reader owns it.
+ */
+#ifndef MIGRATE_STATS_H
+#define MIGRATE_STATS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "migrate/phase.h"
+
+enum mig_mode { MIG_MODE_HYBRID, MIG_MODE_PRECOPY, MIG_MODE_POSTCOPY };
+
+const char *mig_mode_name(enum mig_mode mode);
+int mig_mode_parse(const char *name, enum mig_mode *ret_mode); /* -EINVAL */
+
+/* Of page faults: from the fault being read to the page being usable. */
+struct mig_latency {
+	uint64_t count;
+	uint64_t p50_us;
+	uint64_t p99_us;
+	uint64_t max_us;
+};
+
+/* A migration, seen from either end. */
+struct mig_stats {
+	enum mig_mode mode;
+	bool switched;   /* downtime and switchover are valid */
+	bool postcopied; /* switchover: "postcopy" rather than "precopy" */
+	uint64_t total_us;
+	uint64_t setup_us;
+	uint64_t precopy_us;
+	uint64_t downtime_us; /* source: first vCPU told to stop .. peer runs */
+	struct {
+		uint64_t stop_us;  /* until all vCPUs were parked */
+		uint64_t sync_us;  /* last dirty sync */
+		uint64_t pages_us; /* last pages out, or what is pending told */
+		uint64_t state_us; /* state saved, sent, loaded over there */
+		uint64_t commit_us; /* token and its answer, less start_us */
+		uint64_t start_us;  /* peer: vCPUs started */
+	} downtime;
+	uint64_t postcopy_us;
+	uint64_t rounds;
+	uint64_t bytes_sent; /* all channels, headers too */
+	uint64_t pages_sent;
+	uint64_t pages_zero;
+	uint64_t pages_skipped; /* never populated */
+	unsigned int channels;
+	const char *tracker;             /* static string; "" at the receiver */
+	uint64_t throughput_bytes_per_s; /* while pages were flowing */
+	struct mig_latency faults;       /* postcopy, at the receiver */
+	/* Progress of the running phase. */
+	uint64_t left_pages;
+	uint64_t total_pages;
+};
+
+struct mig_snapshot_stats {
+	uint64_t pause_us;
+	uint64_t total_us;
+	uint64_t bytes_written;
+	uint64_t pages; /* data pages in the image */
+	struct mig_latency wp_faults;
+	uint64_t left_pages;
+	uint64_t total_pages;
+};
+
+struct mig_restore_stats {
+	uint64_t start_us; /* from opening the image to vCPUs running */
+	uint64_t total_us; /* until every page was in */
+	struct mig_latency faults;
+	uint64_t left_pages;
+	uint64_t total_pages;
+};
+
+/* Where an operation is, for whoever asks. */
+#define MIG_ERROR_BYTES 1024
+struct mig_status {
+	enum mig_phase phase;
+	/* One line (setup refusals: several) for people; "" when all is well. */
+	char error[MIG_ERROR_BYTES];
+};
+
+#endif

@@ -1,0 +1,215 @@
+/*
+ * Every tracker against the guest's own record of what it wrote.
+ *
+ * The guest keeps a version per test page in its memory (tests/guest/README.md).
+ * Between two stops, the pages whose record moved are exactly the test pages
+ * that the tracker must report: one less is a lost write, one more is waste.
+ * On top: a store by this process through vm_mem_write(), which KVM cannot see.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "harness.h"
+#include "migrate/bitmap.h"
+#include "migrate/tracker.h"
+
+#define ROUNDS 12
+
+struct record {
+	uint32_t version; /* bit 31: being written */
+	uint32_t touches;
+};
+
+struct test {
+	struct vm *vm;
+	struct vm_mem *mem;
+	struct console console;
+	struct record *table; /* in guest memory */
+	struct record *before;
+	uint64_t nr_test_pages;
+	struct {
+		uint64_t first, gpa, pages;
+	} extents[8];
+	size_t nr_extents;
+	uint64_t user_page; /* ours to write: not the guest's */
+};
+
+static unsigned long long number(const char *line, const char *key)
+{
+	const char *at = strstr(line, key);
+
+	if (!at)
+		die("no %s in: %s", key, line);
+	return strtoull(at + strlen(key), NULL, 0);
+}
+
+static void read_layout(struct test *t)
+{
+	const char *at = strstr(t->console.text, "table gpa=");
+	uint64_t offset;
+
+	if (!at)
+		die("no table line");
+	t->nr_test_pages = number(at, "pages=");
+	if (vm_mem_gpa_to_offset(t->mem, number(at, "gpa="),
+				 t->nr_test_pages * sizeof(*t->table),
+				 &offset) < 0)
+		die("table outside RAM");
+	t->table = (struct record *)(vm_mem_base(t->mem) + offset);
+	while ((at = strstr(at + 1, "extent ")) != NULL && t->nr_extents < 8) {
+		t->extents[t->nr_extents].first = number(at, "first=");
+		t->extents[t->nr_extents].gpa = number(at, "gpa=");
+		t->extents[t->nr_extents++].pages = number(at, "pages=");
+	}
+}
+
+static uint64_t ram_page(struct test *t, uint64_t index)
+{
+	uint64_t offset, i;
+
+	for (i = 0; i < t->nr_extents; i++) {
+		if (index - t->extents[i].first >= t->extents[i].pages)
+			continue;
+		if (vm_mem_gpa_to_offset(t->mem,
+					 t->extents[i].gpa +
+						 (index - t->extents[i].first) *
+							 4096,
+					 4096, &offset) < 0)
+			die("test page outside RAM");
+		return offset / 4096;
+	}
+	die("test page %llu in no extent", (unsigned long long)index);
+}
+
+static void remember(struct test *t)
+{
+	memcpy(t->before, t->table, t->nr_test_pages * sizeof(*t->table));
+}
+
+/*
+ * A page that is half written at the stop shows its mark; whether its bytes have
+ * changed yet is anybody's guess, so it may be reported or not.
+ */
+static uint64_t compare(struct test *t, const uint64_t *dirty, int round)
+{
+	uint64_t i, changed = 0;
+
+	for (i = 0; i < t->nr_test_pages; i++) {
+		struct record now = t->table[i], old = t->before[i];
+		bool moved = memcmp(&now, &old, sizeof(now)) != 0;
+		bool half = (now.version | old.version) >> 31;
+		bool reported = bitmap_test(dirty, ram_page(t, i));
+
+		changed += moved;
+		if (half)
+			continue;
+		if (moved && !reported)
+			die("round %d: LOST page %llu: version %u -> %u", round,
+			    (unsigned long long)i, old.version, now.version);
+		if (!moved && reported)
+			die("round %d: page %llu reported, not written", round,
+			    (unsigned long long)i);
+	}
+	return changed;
+}
+
+static void write_behind_kvms_back(struct test *t)
+{
+	uint64_t gpa = vm_mem_offset_to_gpa(t->mem,
+					    t->user_page * VM_PAGE_BYTES);
+
+	if (vm_mem_write(t->mem, gpa + 100, "x", 1) < 0)
+		die("vm_mem_write");
+}
+
+static void run_for_ms(struct test *t, long ms)
+{
+	struct timespec ts = { .tv_nsec = ms * 1000000 };
+
+	if (vm_resume(t->vm) < 0)
+		die("resume");
+	nanosleep(&ts, NULL);
+	if (vm_pause(t->vm) < 0)
+		die("pause");
+}
+
+static void one_round(struct test *t, struct mig_tracker *tracker,
+		      uint64_t *dirty, int round)
+{
+	uint64_t pages = vm_mem_pages(t->mem), changed;
+
+	remember(t);
+	if (round % 2)
+		write_behind_kvms_back(t);
+	run_for_ms(t, 5 + round * 7 % 40);
+	memset(dirty, 0, bitmap_words(pages) * sizeof(*dirty));
+	if (mig_tracker_sync(tracker, dirty) < 0)
+		die("sync");
+	changed = compare(t, dirty, round);
+	if (bitmap_test(dirty, t->user_page) != (round % 2))
+		die("round %d: our own write was %s", round,
+		    round % 2 ? "lost" : "made up");
+	if (mig_tracker_rearm(tracker, dirty, 0, pages) < 0)
+		die("rearm");
+	printf("  round %d: %llu pages written, all reported\n", round,
+	       (unsigned long long)changed);
+}
+
+static void check_tracker(const char *name, unsigned int cpus, const char *work)
+{
+	struct vm_config cfg = {
+		.ram_bytes = 128u << 20,
+		.nr_cpus = cpus,
+		.dirty_ring_entries = strcmp(name, "ring") == 0 ? 4096 : 0,
+	};
+	struct mig_tracker *tracker;
+	struct test t = { 0 };
+	char *err = NULL;
+	uint64_t *dirty;
+	int round;
+
+	printf("%s, %u vCPUs, %s\n", name, cpus, work);
+	console_init(&t.console);
+	t.vm = boot_guest(&cfg, work, &t.console);
+	t.mem = vm_mem(t.vm);
+	console_wait(&t.console, 0, "GUEST-READY", 60);
+	if (vm_pause(t.vm) < 0)
+		die("pause");
+	read_layout(&t);
+	t.before = calloc(t.nr_test_pages, sizeof(*t.before));
+	t.user_page = vm_mem_pages(t.mem) - 2;
+	dirty = bitmap_new(vm_mem_pages(t.mem));
+	if (mig_tracker_new(t.vm, name, &tracker, &err) < 0)
+		die("tracker: %s", err);
+	if (mig_tracker_start(tracker) < 0)
+		die("tracker start");
+	/* What start itself reports (manual: everything) is round one's. */
+	if (mig_tracker_sync(tracker, dirty) < 0 ||
+	    mig_tracker_rearm(tracker, dirty, 0, vm_mem_pages(t.mem)) < 0)
+		die("first sync");
+	for (round = 0; round < ROUNDS; round++)
+		one_round(&t, tracker, dirty, round);
+	mig_tracker_free(tracker);
+	console_check(&t.console);
+	vm_free(t.vm);
+	console_fini(&t.console);
+	free(t.before);
+	free(dirty);
+}
+
+int main(void)
+{
+	static const char *const names[] = { "log", "manual", "ring" };
+	size_t i;
+
+	need_kvm();
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		check_tracker(names[i], 1, "work=dirty mem=64M");
+		check_tracker(names[i], 4, "work=sparse mem=64M");
+		check_tracker(names[i], 3,
+			      "work=sparse mem=32M light=1 rate=3000");
+	}
+	return 0;
+}
