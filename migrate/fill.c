@@ -303,9 +303,7 @@ static uint64_t clear_run(struct mig_fill *f, uint64_t page, uint64_t nr)
 	while (nr > 0) {
 		unsigned int shift = page % 64;
 		uint64_t n = 64 - shift < nr ? 64 - shift : nr;
-		uint64_t mask =
-			(n == 64 ? ~UINT64_C(0) : (UINT64_C(1) << n) - 1)
-			<< shift;
+		uint64_t mask = ~UINT64_C(0) >> (64 - n) << shift;
 		uint64_t old = __atomic_fetch_and(&f->pending[page / 64], ~mask,
 						  __ATOMIC_ACQ_REL);
 

@@ -31,7 +31,7 @@ bool mig_source_may_go_on(void *ctx)
 	return !mig_session_broken(s->session);
 }
 
-static int step(struct mig_source *s, enum mig_event ev)
+int mig_source_step(struct mig_source *s, enum mig_event ev)
 {
 	int ret;
 
@@ -40,371 +40,6 @@ static int step(struct mig_source *s, enum mig_event ev)
 	pthread_mutex_unlock(&s->lock);
 	s->ops->changed(s->ctx);
 	return ret;
-}
-
-/*
- * The point of no return, decided under the lock that mig_source_cancel() takes:
- * a cancel comes before the token or not at all.
- */
-static int step_token(struct mig_source *s)
-{
-	int ret;
-
-	pthread_mutex_lock(&s->lock);
-	if (s->cancelled || mig_session_broken(s->session))
-		ret = -ECANCELED;
-	else
-		ret = mig_phase_step(&s->phases, ON_TOKEN);
-	pthread_mutex_unlock(&s->lock);
-	return ret;
-}
-
-#define SET_STAT(s, member, value)                                             \
-	do {                                                                   \
-		pthread_mutex_lock(&(s)->lock);                                \
-		(s)->stats.member = (value);                                   \
-		pthread_mutex_unlock(&(s)->lock);                              \
-	} while (0)
-
-/* ---- precopy ---- */
-
-/* Pages that were dirtied but never populated hold nothing: not even read. */
-static int drop_unpopulated(struct mig_source *s)
-{
-	size_t words = bitmap_words(s->ram_pages);
-	size_t i, first;
-	int ret;
-
-	for (first = 0; first < words; first = i) {
-		for (i = first; i < words && (s->dirty[i] & ~s->sent[i]); i++)
-			s->scratch[i] = 0;
-		if (i == first) {
-			i++;
-			continue;
-		}
-		ret = vm_mem_scan_populated(
-			s->mem, first * 64 * VM_PAGE_BYTES,
-			(i < words ? (i - first) * 64 * VM_PAGE_BYTES
-				   : vm_mem_bytes(s->mem) -
-					     first * 64 * VM_PAGE_BYTES),
-			s->scratch);
-		if (ret < 0)
-			return ret;
-		for (; first < i; first++)
-			s->dirty[first] &= s->sent[first] | s->scratch[first];
-	}
-	return 0;
-}
-
-static int sync_dirty(struct mig_source *s)
-{
-	size_t words = bitmap_words(s->ram_pages);
-	int ret;
-
-	memset(s->dirty, 0, words * sizeof(*s->dirty));
-	ret = mig_tracker_sync(s->tracker, s->dirty);
-	return ret < 0 ? ret : drop_unpopulated(s);
-}
-
-/* Sends todo; measures how fast pages flow. */
-static int run_round(struct mig_source *s, uint64_t pages)
-{
-	uint64_t begin_us = mig_now_us();
-	uint64_t begin_bytes = atomic_load(&s->bytes_sent);
-	int ret;
-
-	pthread_mutex_lock(&s->lock);
-	s->stats.rounds++;
-	s->stats.total_pages = pages;
-	pthread_mutex_unlock(&s->lock);
-	atomic_store(&s->left_pages, pages);
-	ret = mig_source_send_round(s);
-	s->flow_us += mig_now_us() - begin_us;
-	s->flow_bytes += atomic_load(&s->bytes_sent) - begin_bytes;
-	if (s->flow_us > 0)
-		SET_STAT(s, throughput_bytes_per_s,
-			 s->flow_bytes * 1000000 / s->flow_us);
-	return ret;
-}
-
-/*
- * Everything that was ever populated, after tracking has begun: what gets
- * populated later is dirty by then.
- */
-static int first_round(struct mig_source *s)
-{
-	uint64_t pages;
-	int ret;
-
-	ret = vm_mem_scan_populated(s->mem, 0, vm_mem_bytes(s->mem), s->todo);
-	if (ret < 0)
-		return ret;
-	pages = bitmap_count(s->todo, s->ram_pages);
-	SET_STAT(s, pages_skipped, s->ram_pages - pages);
-	mig_fault_point(s->session, "round1");
-	return s->cfg.mode == MIG_MODE_POSTCOPY ? 0 : run_round(s, pages);
-}
-
-static void swap_todo(struct mig_source *s)
-{
-	uint64_t *t = s->todo;
-
-	s->todo = s->dirty;
-	s->dirty = t;
-}
-
-/* Rounds until the rest fits into the downtime, or never will. */
-static int precopy(struct mig_source *s, bool *ret_postcopy)
-{
-	struct mig_converge c;
-	int ret;
-
-	mig_converge_init(&c, &s->cfg);
-	for (;;) {
-		uint64_t dirty_pages;
-
-		ret = sync_dirty(s);
-		if (ret < 0)
-			return ret;
-		dirty_pages = bitmap_count(s->dirty, s->ram_pages);
-		swap_todo(s);
-		if (mig_session_broken(s->session))
-			return -ECANCELED;
-		if (vm_event_peek(s->vm) != VM_EVENT_NONE) {
-			mig_source_say(s, "the guest shut itself down first");
-			return -ECANCELED;
-		}
-		switch (mig_converge_next(&c, dirty_pages, s->flow_bytes,
-					  s->flow_us)) {
-		case MIG_SWITCH_PRECOPY:
-			*ret_postcopy = false;
-			return 0;
-		case MIG_SWITCH_POSTCOPY:
-			*ret_postcopy = true;
-			return 0;
-		case MIG_ANOTHER_ROUND:
-			break;
-		}
-		mig_fault_point(s->session, "round2");
-		ret = run_round(s, dirty_pages);
-		if (ret < 0)
-			return ret;
-	}
-}
-
-/* ---- switchover ---- */
-
-static int save_state(struct mig_source *s)
-{
-	struct vm_state state;
-	char *err = NULL;
-	int ret;
-
-	ret = vm_state_save(s->vm, &state, &err);
-	if (ret < 0) {
-		mig_source_say(s, err ? err : "cannot save the vCPU state");
-		free(err);
-		return ret;
-	}
-	s->saved_ns = mig_now_ns();
-	free(s->state);
-	s->state = NULL;
-	ret = mig_state_pack(&state, &s->state, &s->state_bytes);
-	vm_state_fini(&state);
-	return ret;
-}
-
-static int send_state(struct mig_source *s, uint64_t pending_pages)
-{
-	Vmmd__State msg = VMMD__STATE__INIT;
-
-	msg.vm.data = s->state;
-	msg.vm.len = s->state_bytes;
-	msg.pending_pages = pending_pages;
-	msg.barrier = s->barrier;
-	msg.paused = !s->was_running;
-	msg.stopped_ns = mig_now_ns() - s->saved_ns;
-	return mig_link_send(s->session->link, PROTO_STATE, &msg.base);
-}
-
-/*
- * The rest of the pages leaves, or (postcopy) the word about which stay. In
- * postcopy the responder serves from here on: loading the state over there may
- * already touch a page that is still ours.
- */
-static int send_rest(struct mig_source *s, uint64_t pages, bool postcopy)
-{
-	int ret;
-
-	if (postcopy) {
-		atomic_store(&s->left_pages, pages);
-		SET_STAT(s, total_pages, pages);
-		SET_STAT(s, postcopied, true);
-		ret = mig_source_send_pending(s);
-		if (ret == 0)
-			ret = mig_source_start_responder(s);
-	} else {
-		ret = run_round(s, pages);
-	}
-	return ret < 0 ? ret : mig_source_send_barrier(s);
-}
-
-static int await_ready(struct mig_source *s)
-{
-	ProtobufCMessage *msg;
-	int ret = mig_link_recv(s->session->link, PROTO_READY, &msg);
-
-	if (ret == 0)
-		protobuf_c_message_free_unpacked(msg, NULL);
-	return ret;
-}
-
-/* Nothing after this line may let the guest run here, but ON_NEVER_RAN. */
-static int commit(struct mig_source *s, uint64_t *ret_start_us)
-{
-	Vmmd__Commit msg = VMMD__COMMIT__INIT;
-	ProtobufCMessage *answer;
-	int ret;
-
-	mig_fault_point(s->session, "before-token");
-	ret = step_token(s);
-	if (ret < 0)
-		return ret;
-	msg.token.data = s->session->id;
-	msg.token.len = sizeof(s->session->id);
-	ret = mig_link_send(s->session->link, PROTO_COMMIT, &msg.base);
-	if (ret < 0)
-		return ret;
-	mig_fault_point(s->session, "after-token");
-	ret = mig_link_recv(s->session->link, PROTO_RUNNING, &answer);
-	if (ret < 0)
-		return ret;
-	*ret_start_us = ((Vmmd__Running *)answer)->start_us;
-	protobuf_c_message_free_unpacked(answer, NULL);
-	return step(s, ON_RUNNING);
-}
-
-static uint64_t lap_us(uint64_t *mark_us)
-{
-	uint64_t last = *mark_us;
-
-	*mark_us = mig_now_us();
-	return *mark_us - last;
-}
-
-/*
- * State before the last sync: KVM itself writes guest memory while it is stopped
- * and saved (kvmclock, steal time), and that must be in the sync.
- */
-static int stop_guest(struct mig_source *s, uint64_t *mark_us)
-{
-	int ret;
-
-	ret = vm_pause(s->vm);
-	if (ret < 0)
-		return ret;
-	SET_STAT(s, downtime.stop_us, lap_us(mark_us));
-	ret = step(s, ON_STOPPED);
-	if (ret < 0)
-		return ret;
-	mig_fault_point(s->session, "stopped");
-	ret = save_state(s);
-	SET_STAT(s, downtime.state_us, lap_us(mark_us));
-	return ret;
-}
-
-/* todo becomes all that the receiver does not have. */
-static int last_sync(struct mig_source *s, uint64_t *ret_pages)
-{
-	size_t i, words = bitmap_words(s->ram_pages);
-	int ret;
-
-	ret = sync_dirty(s);
-	if (ret < 0)
-		return ret;
-	for (i = 0; i < words; i++)
-		s->todo[i] |= s->dirty[i];
-	*ret_pages = bitmap_count(s->todo, s->ram_pages);
-	return 0;
-}
-
-static void record_switch(struct mig_source *s, uint64_t begin_us,
-			  uint64_t commit_us, uint64_t start_us)
-{
-	pthread_mutex_lock(&s->lock);
-	s->stats.downtime_us = mig_now_us() - begin_us;
-	s->stats.downtime.start_us = start_us;
-	s->stats.downtime.commit_us = commit_us > start_us
-					      ? commit_us - start_us
-					      : 0;
-	s->stats.switched = true;
-	pthread_mutex_unlock(&s->lock);
-}
-
-/* What was dirtied between the last round and the stop breaks the promise. */
-static bool too_much(struct mig_source *s, uint64_t pages)
-{
-	return mig_converge_too_much(&s->cfg, pages, s->flow_bytes, s->flow_us);
-}
-
-/* The guest runs on, and what would have been its downtime is another round. */
-static int revive(struct mig_source *s, uint64_t pages)
-{
-	int ret = step(s, ON_REVIVED);
-
-	if (ret == 0 && s->was_running)
-		ret = vm_resume(s->vm);
-	return ret < 0 ? ret : run_round(s, pages);
-}
-
-/* Everything that was stopped and synced goes over; then the token. */
-static int hand_over(struct mig_source *s, uint64_t pages, bool postcopy,
-		     uint64_t begin_us, uint64_t *mark_us)
-{
-	uint64_t save_us = s->stats.downtime.state_us, start_us;
-	int ret;
-
-	ret = send_rest(s, pages, postcopy);
-	if (ret < 0)
-		return ret;
-	SET_STAT(s, downtime.pages_us, lap_us(mark_us));
-	ret = send_state(s, postcopy ? pages : 0);
-	if (ret < 0)
-		return ret;
-	mig_fault_point(s->session, "state-sent");
-	ret = await_ready(s);
-	if (ret < 0)
-		return ret;
-	mig_fault_point(s->session, "ready");
-	SET_STAT(s, downtime.state_us, save_us + lap_us(mark_us));
-	ret = commit(s, &start_us);
-	if (ret == 0)
-		record_switch(s, begin_us, lap_us(mark_us), start_us);
-	return ret;
-}
-
-/* *ret_done false: the guest was revived, precopy goes on. */
-static int switchover(struct mig_source *s, bool postcopy, bool *ret_done)
-{
-	uint64_t begin_us = mig_now_us(), mark_us = begin_us;
-	uint64_t pages = 0;
-	int ret;
-
-	ret = stop_guest(s, &mark_us);
-	if (ret == 0)
-		ret = last_sync(s, &pages);
-	if (ret < 0)
-		return ret;
-	SET_STAT(s, downtime.sync_us, lap_us(&mark_us));
-	*ret_done = true;
-	if (!postcopy && too_much(s, pages)) {
-		if (s->cfg.mode == MIG_MODE_PRECOPY) {
-			*ret_done = false;
-			return revive(s, pages);
-		}
-		postcopy = true;
-	}
-	return hand_over(s, pages, postcopy, begin_us, &mark_us);
 }
 
 /* ---- after the token ---- */
@@ -457,8 +92,8 @@ static int prepare(struct mig_source *s)
 	if (ret == 0)
 		ret = mig_tracker_start(s->tracker);
 	if (ret == 0)
-		ret = step(s, ON_AGREED);
-	SET_STAT(s, setup_us, mig_now_us() - s->begin_us);
+		ret = mig_source_step(s, ON_AGREED);
+	MIG_SOURCE_STAT(s, setup_us, mig_now_us() - s->begin_us);
 	return ret;
 }
 
@@ -473,13 +108,13 @@ static int migrate(struct mig_source *s)
 	if (ret < 0)
 		return ret;
 	begin_us = mig_now_us();
-	ret = first_round(s);
+	ret = mig_source_first_round(s);
 	while (ret == 0 && !done) {
 		if (!postcopy)
-			ret = precopy(s, &postcopy);
-		SET_STAT(s, precopy_us, mig_now_us() - begin_us);
+			ret = mig_source_precopy(s, &postcopy);
+		MIG_SOURCE_STAT(s, precopy_us, mig_now_us() - begin_us);
 		if (ret == 0)
-			ret = switchover(s, postcopy, &done);
+			ret = mig_source_switchover(s, postcopy, &done);
 	}
 	return ret < 0 ? ret : finish(s);
 }
@@ -523,19 +158,19 @@ static void give_up(struct mig_source *s)
 	pthread_mutex_lock(&s->lock);
 	cancelled = s->cancelled;
 	pthread_mutex_unlock(&s->lock);
-	step(s, cancelled ? ON_CANCEL : ON_LOST);
+	mig_source_step(s, cancelled ? ON_CANCEL : ON_LOST);
 }
 
 static void conclude(struct mig_source *s, int ret)
 {
 	quiet_session(s, ret < 0 ? ret : -ESHUTDOWN);
 	if (ret == 0) {
-		step(s, ON_DRAINED);
+		mig_source_step(s, ON_DRAINED);
 		return;
 	}
 	say_session_error(s, ret);
 	if (mig_phase(&s->phases) >= MIG_COMMIT)
-		step(s, ON_LOST);
+		mig_source_step(s, ON_LOST);
 	else
 		give_up(s);
 }
@@ -558,7 +193,7 @@ static int rejoined(struct mig_source *s)
 	int ret;
 
 	atomic_store(&s->left_pages, bitmap_count(s->pending, s->ram_pages));
-	ret = step(s, ON_REJOINED);
+	ret = mig_source_step(s, ON_REJOINED);
 	if (ret == 0)
 		ret = mig_source_start_responder(s);
 	return ret < 0 ? ret : finish(s);
@@ -586,7 +221,7 @@ static void *rejoin_main(void *arg)
 		mig_tracker_stop(s->tracker);
 		if (s->was_running)
 			vm_resume(s->vm);
-		step(s, ON_NEVER_RAN);
+		mig_source_step(s, ON_NEVER_RAN);
 		return NULL;
 	}
 	conclude(s, rejoined(s));

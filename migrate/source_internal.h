@@ -1,8 +1,10 @@
 /*
  * migrate/source_internal.h: what the files of the source share.
  *
- * source.c	the phases: what happens in which order, and what undoes it
+ * source.c	the thread: what happens in which order, and what undoes it
  * source_setup.c	connections, the SETUP conversation, rejoining
+ * source_precopy.c	rounds over the dirty set, until it is time to switch
+ * source_switch.c	the pause: last pages, state, the run token
  * source_send.c	pages onto the wire: rounds, barriers
  * source_postcopy.c	pages that stayed behind: pushed and on demand
  */
@@ -87,7 +89,15 @@ struct mig_source {
 	_Atomic uint64_t left_pages;
 };
 
-/* source.c */
+#define MIG_SOURCE_STAT(s, member, value)                                      \
+	do {                                                                   \
+		pthread_mutex_lock(&(s)->lock);                                \
+		(s)->stats.member = (value);                                   \
+		pthread_mutex_unlock(&(s)->lock);                              \
+	} while (0)
+
+/* source.c. step: source thread; tells the owner. */
+int mig_source_step(struct mig_source *s, enum mig_event ev);
 void mig_source_say(struct mig_source *s, const char *why);
 bool mig_source_may_go_on(
 	void *s); /* not cancelled, session whole; any thread */
@@ -100,6 +110,18 @@ int mig_source_open_channels(struct mig_source *s);
 int mig_source_rejoin(struct mig_source *s, bool *ret_never_ran);
 /* The link broke before the token: tell a receiver that may wait for it. */
 void mig_source_abort_peer(struct mig_source *s);
+
+/* source_precopy.c */
+int mig_source_first_round(struct mig_source *s);
+/* Rounds until the rest fits into the downtime, or (*ret_postcopy) never will. */
+int mig_source_precopy(struct mig_source *s, bool *ret_postcopy);
+/* Send todo, which has so many pages; measures how fast they flow. */
+int mig_source_round(struct mig_source *s, uint64_t pages);
+/* What was written since the last sync into dirty. */
+int mig_source_sync(struct mig_source *s);
+
+/* source_switch.c: *ret_done false: the guest was revived, precopy goes on. */
+int mig_source_switchover(struct mig_source *s, bool postcopy, bool *ret_done);
 
 /*
  * source_send.c: one channel's outgoing batch. Runs and pages are collected and

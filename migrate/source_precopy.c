@@ -1,0 +1,133 @@
+#include "migrate/source_internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "migrate/clock.h"
+#include "migrate/converge.h"
+#include "migrate/faultpoint.h"
+
+/* Pages that were dirtied but never populated hold nothing: not even read. */
+static int drop_unpopulated(struct mig_source *s)
+{
+	size_t words = bitmap_words(s->ram_pages);
+	size_t i, first;
+	int ret;
+
+	for (first = 0; first < words; first = i) {
+		for (i = first; i < words && (s->dirty[i] & ~s->sent[i]); i++)
+			s->scratch[i] = 0;
+		if (i == first) {
+			i++;
+			continue;
+		}
+		ret = vm_mem_scan_populated(
+			s->mem, first * 64 * VM_PAGE_BYTES,
+			(i < words ? (i - first) * 64 * VM_PAGE_BYTES
+				   : vm_mem_bytes(s->mem) -
+					     first * 64 * VM_PAGE_BYTES),
+			s->scratch);
+		if (ret < 0)
+			return ret;
+		for (; first < i; first++)
+			s->dirty[first] &= s->sent[first] | s->scratch[first];
+	}
+	return 0;
+}
+
+int mig_source_sync(struct mig_source *s)
+{
+	size_t words = bitmap_words(s->ram_pages);
+	int ret;
+
+	memset(s->dirty, 0, words * sizeof(*s->dirty));
+	ret = mig_tracker_sync(s->tracker, s->dirty);
+	return ret < 0 ? ret : drop_unpopulated(s);
+}
+
+/* Sends todo; measures how fast pages flow. */
+int mig_source_round(struct mig_source *s, uint64_t pages)
+{
+	uint64_t begin_us = mig_now_us();
+	uint64_t begin_bytes = atomic_load(&s->bytes_sent);
+	int ret;
+
+	pthread_mutex_lock(&s->lock);
+	s->stats.rounds++;
+	s->stats.total_pages = pages;
+	pthread_mutex_unlock(&s->lock);
+	atomic_store(&s->left_pages, pages);
+	ret = mig_source_send_round(s);
+	s->flow_us += mig_now_us() - begin_us;
+	s->flow_bytes += atomic_load(&s->bytes_sent) - begin_bytes;
+	if (s->flow_us > 0)
+		MIG_SOURCE_STAT(s, throughput_bytes_per_s,
+				s->flow_bytes * 1000000 / s->flow_us);
+	return ret;
+}
+
+/*
+ * Everything that was ever populated, after tracking has begun: what gets
+ * populated later is dirty by then.
+ */
+int mig_source_first_round(struct mig_source *s)
+{
+	uint64_t pages;
+	int ret;
+
+	ret = vm_mem_scan_populated(s->mem, 0, vm_mem_bytes(s->mem), s->todo);
+	if (ret < 0)
+		return ret;
+	pages = bitmap_count(s->todo, s->ram_pages);
+	MIG_SOURCE_STAT(s, pages_skipped, s->ram_pages - pages);
+	mig_fault_point(s->session, "round1");
+	return s->cfg.mode == MIG_MODE_POSTCOPY ? 0
+						: mig_source_round(s, pages);
+}
+
+static void swap_todo(struct mig_source *s)
+{
+	uint64_t *t = s->todo;
+
+	s->todo = s->dirty;
+	s->dirty = t;
+}
+
+/* Rounds until the rest fits into the downtime, or never will. */
+int mig_source_precopy(struct mig_source *s, bool *ret_postcopy)
+{
+	struct mig_converge c;
+	int ret;
+
+	mig_converge_init(&c, &s->cfg);
+	for (;;) {
+		uint64_t dirty_pages;
+
+		ret = mig_source_sync(s);
+		if (ret < 0)
+			return ret;
+		dirty_pages = bitmap_count(s->dirty, s->ram_pages);
+		swap_todo(s);
+		if (mig_session_broken(s->session))
+			return -ECANCELED;
+		if (vm_event_peek(s->vm) != VM_EVENT_NONE) {
+			mig_source_say(s, "the guest shut itself down first");
+			return -ECANCELED;
+		}
+		switch (mig_converge_next(&c, dirty_pages, s->flow_bytes,
+					  s->flow_us)) {
+		case MIG_SWITCH_PRECOPY:
+			*ret_postcopy = false;
+			return 0;
+		case MIG_SWITCH_POSTCOPY:
+			*ret_postcopy = true;
+			return 0;
+		case MIG_ANOTHER_ROUND:
+			break;
+		}
+		mig_fault_point(s->session, "round2");
+		ret = mig_source_round(s, dirty_pages);
+		if (ret < 0)
+			return ret;
+	}
+}

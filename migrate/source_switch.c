@@ -1,0 +1,240 @@
+#include "migrate/source_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "migrate/clock.h"
+#include "migrate/converge.h"
+#include "migrate/faultpoint.h"
+#include "migrate/state_codec.h"
+#include "proto/control.pb-c.h"
+
+/*
+ * The point of no return, decided under the lock that mig_source_cancel() takes:
+ * a cancel comes before the token or not at all.
+ */
+static int step_token(struct mig_source *s)
+{
+	int ret;
+
+	pthread_mutex_lock(&s->lock);
+	if (s->cancelled || mig_session_broken(s->session))
+		ret = -ECANCELED;
+	else
+		ret = mig_phase_step(&s->phases, ON_TOKEN);
+	pthread_mutex_unlock(&s->lock);
+	return ret;
+}
+
+static int save_state(struct mig_source *s)
+{
+	struct vm_state state;
+	char *err = NULL;
+	int ret;
+
+	ret = vm_state_save(s->vm, &state, &err);
+	if (ret < 0) {
+		mig_source_say(s, err ? err : "cannot save the vCPU state");
+		free(err);
+		return ret;
+	}
+	s->saved_ns = mig_now_ns();
+	free(s->state);
+	s->state = NULL;
+	ret = mig_state_pack(&state, &s->state, &s->state_bytes);
+	vm_state_fini(&state);
+	return ret;
+}
+
+static int send_state(struct mig_source *s, uint64_t pending_pages)
+{
+	Vmmd__State msg = VMMD__STATE__INIT;
+
+	msg.vm.data = s->state;
+	msg.vm.len = s->state_bytes;
+	msg.pending_pages = pending_pages;
+	msg.barrier = s->barrier;
+	msg.paused = !s->was_running;
+	msg.stopped_ns = mig_now_ns() - s->saved_ns;
+	return mig_link_send(s->session->link, PROTO_STATE, &msg.base);
+}
+
+/*
+ * The rest of the pages leaves, or (postcopy) the word about which stay. In
+ * postcopy the responder serves from here on: loading the state over there may
+ * already touch a page that is still ours.
+ */
+static int send_rest(struct mig_source *s, uint64_t pages, bool postcopy)
+{
+	int ret;
+
+	if (postcopy) {
+		atomic_store(&s->left_pages, pages);
+		MIG_SOURCE_STAT(s, total_pages, pages);
+		MIG_SOURCE_STAT(s, postcopied, true);
+		ret = mig_source_send_pending(s);
+		if (ret == 0)
+			ret = mig_source_start_responder(s);
+	} else {
+		ret = mig_source_round(s, pages);
+	}
+	return ret < 0 ? ret : mig_source_send_barrier(s);
+}
+
+static int await_ready(struct mig_source *s)
+{
+	ProtobufCMessage *msg;
+	int ret = mig_link_recv(s->session->link, PROTO_READY, &msg);
+
+	if (ret == 0)
+		protobuf_c_message_free_unpacked(msg, NULL);
+	return ret;
+}
+
+/* Nothing after this line may let the guest run here, but ON_NEVER_RAN. */
+static int commit(struct mig_source *s, uint64_t *ret_start_us)
+{
+	Vmmd__Commit msg = VMMD__COMMIT__INIT;
+	ProtobufCMessage *answer;
+	int ret;
+
+	mig_fault_point(s->session, "before-token");
+	ret = step_token(s);
+	if (ret < 0)
+		return ret;
+	msg.token.data = s->session->id;
+	msg.token.len = sizeof(s->session->id);
+	ret = mig_link_send(s->session->link, PROTO_COMMIT, &msg.base);
+	if (ret < 0)
+		return ret;
+	mig_fault_point(s->session, "after-token");
+	ret = mig_link_recv(s->session->link, PROTO_RUNNING, &answer);
+	if (ret < 0)
+		return ret;
+	*ret_start_us = ((Vmmd__Running *)answer)->start_us;
+	protobuf_c_message_free_unpacked(answer, NULL);
+	return mig_source_step(s, ON_RUNNING);
+}
+
+static uint64_t lap_us(uint64_t *mark_us)
+{
+	uint64_t last = *mark_us;
+
+	*mark_us = mig_now_us();
+	return *mark_us - last;
+}
+
+/*
+ * State before the last sync: KVM itself writes guest memory while it is stopped
+ * and saved (kvmclock, steal time), and that must be in the sync.
+ */
+static int stop_guest(struct mig_source *s, uint64_t *mark_us)
+{
+	int ret;
+
+	ret = vm_pause(s->vm);
+	if (ret < 0)
+		return ret;
+	MIG_SOURCE_STAT(s, downtime.stop_us, lap_us(mark_us));
+	ret = mig_source_step(s, ON_STOPPED);
+	if (ret < 0)
+		return ret;
+	mig_fault_point(s->session, "stopped");
+	ret = save_state(s);
+	MIG_SOURCE_STAT(s, downtime.state_us, lap_us(mark_us));
+	return ret;
+}
+
+/* todo becomes all that the receiver does not have. */
+static int last_sync(struct mig_source *s, uint64_t *ret_pages)
+{
+	size_t i, words = bitmap_words(s->ram_pages);
+	int ret;
+
+	ret = mig_source_sync(s);
+	if (ret < 0)
+		return ret;
+	for (i = 0; i < words; i++)
+		s->todo[i] |= s->dirty[i];
+	*ret_pages = bitmap_count(s->todo, s->ram_pages);
+	return 0;
+}
+
+static void record_switch(struct mig_source *s, uint64_t begin_us,
+			  uint64_t commit_us, uint64_t start_us)
+{
+	pthread_mutex_lock(&s->lock);
+	s->stats.downtime_us = mig_now_us() - begin_us;
+	s->stats.downtime.start_us = start_us;
+	s->stats.downtime.commit_us = commit_us > start_us
+					      ? commit_us - start_us
+					      : 0;
+	s->stats.switched = true;
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* What was dirtied between the last round and the stop breaks the promise. */
+static bool too_much(struct mig_source *s, uint64_t pages)
+{
+	return mig_converge_too_much(&s->cfg, pages, s->flow_bytes, s->flow_us);
+}
+
+/* The guest runs on, and what would have been its downtime is another round. */
+static int revive(struct mig_source *s, uint64_t pages)
+{
+	int ret = mig_source_step(s, ON_REVIVED);
+
+	if (ret == 0 && s->was_running)
+		ret = vm_resume(s->vm);
+	return ret < 0 ? ret : mig_source_round(s, pages);
+}
+
+/* Everything that was stopped and synced goes over; then the token. */
+static int hand_over(struct mig_source *s, uint64_t pages, bool postcopy,
+		     uint64_t begin_us, uint64_t *mark_us)
+{
+	uint64_t save_us = s->stats.downtime.state_us, start_us;
+	int ret;
+
+	ret = send_rest(s, pages, postcopy);
+	if (ret < 0)
+		return ret;
+	MIG_SOURCE_STAT(s, downtime.pages_us, lap_us(mark_us));
+	ret = send_state(s, postcopy ? pages : 0);
+	if (ret < 0)
+		return ret;
+	mig_fault_point(s->session, "state-sent");
+	ret = await_ready(s);
+	if (ret < 0)
+		return ret;
+	mig_fault_point(s->session, "ready");
+	MIG_SOURCE_STAT(s, downtime.state_us, save_us + lap_us(mark_us));
+	ret = commit(s, &start_us);
+	if (ret == 0)
+		record_switch(s, begin_us, lap_us(mark_us), start_us);
+	return ret;
+}
+
+/* *ret_done false: the guest was revived, precopy goes on. */
+int mig_source_switchover(struct mig_source *s, bool postcopy, bool *ret_done)
+{
+	uint64_t begin_us = mig_now_us(), mark_us = begin_us;
+	uint64_t pages = 0;
+	int ret;
+
+	ret = stop_guest(s, &mark_us);
+	if (ret == 0)
+		ret = last_sync(s, &pages);
+	if (ret < 0)
+		return ret;
+	MIG_SOURCE_STAT(s, downtime.sync_us, lap_us(&mark_us));
+	*ret_done = true;
+	if (!postcopy && too_much(s, pages)) {
+		if (s->cfg.mode == MIG_MODE_PRECOPY) {
+			*ret_done = false;
+			return revive(s, pages);
+		}
+		postcopy = true;
+	}
+	return hand_over(s, pages, postcopy, begin_us, &mark_us);
+}
