@@ -1,0 +1,201 @@
+/* vmmd migrate: move a running guest to a process that receives. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/args.h"
+#include "cli/client.h"
+#include "cli/cmd.h"
+#include "cli/progress.h"
+#include "migrate/net.h"
+#include "migrate/source.h"
+#include "migrate/stats.h"
+
+struct settings {
+	enum mig_mode mode;
+	uint64_t channels;
+	uint64_t downtime_limit_ms;
+	uint64_t max_bandwidth;
+	const char *tracker;
+	bool resume;
+	bool json;
+};
+
+static int set_mode(void *settings, const char *value)
+{
+	struct settings *s = settings;
+
+	return mig_mode_parse(value, &s->mode);
+}
+
+static int set_channels(void *settings, const char *value)
+{
+	struct settings *s = settings;
+
+	return cli_parse_u64(value, 1, MIG_CHANNELS_MAX, &s->channels);
+}
+
+static int set_downtime_limit(void *settings, const char *value)
+{
+	struct settings *s = settings;
+
+	return cli_parse_u64(value, 0, UINT32_MAX, &s->downtime_limit_ms);
+}
+
+static int set_max_bandwidth(void *settings, const char *value)
+{
+	struct settings *s = settings;
+	uint64_t bytes;
+
+	/* It travels as a JSON integer, which has a sign. */
+	if (cli_parse_size(value, &bytes) < 0 || bytes > INT64_MAX)
+		return -EINVAL;
+	s->max_bandwidth = bytes;
+	return 0;
+}
+
+static int set_tracker(void *settings, const char *value)
+{
+	struct settings *s = settings;
+
+	s->tracker = value; /* the process that has the guest knows them */
+	return 0;
+}
+
+static int set_resume(void *settings, const char *value)
+{
+	struct settings *s = settings;
+
+	(void)value;
+	s->resume = true;
+	return 0;
+}
+
+static int set_json(void *settings, const char *value)
+{
+	struct settings *s = settings;
+
+	(void)value;
+	s->json = true;
+	return 0;
+}
+
+static const struct cli_opt opts[] = {
+	{ "mode", "precopy|postcopy|hybrid",
+	  "how memory travels (default hybrid)", set_mode },
+	{ "channels", "N", "data connections, 1 to 16 (default 2)",
+	  set_channels },
+	{ "downtime-limit", "MS",
+	  "switch over when the rest fits in so many ms (default 20)",
+	  set_downtime_limit },
+	{ "max-bandwidth", "BYTES/s",
+	  "all channels together, with K, M, G or T (default 0: no limit)",
+	  set_max_bandwidth },
+	{ "tracker", "auto|log|manual|ring",
+	  "how written pages are found (default auto; see vmmd doctor)",
+	  set_tracker },
+	{ "resume", NULL, "go on with a migration that is paused", set_resume },
+	{ "json", NULL, "one JSON object on stdout", set_json },
+	{ 0 },
+};
+
+static double real(const json_t *o, const char *key)
+{
+	return json_number_value(json_object_get(o, key));
+}
+
+static void print_summary(const char *name, const char *uri, const json_t *r)
+{
+	const json_t *d = json_object_get(r, "downtime");
+	const json_t *f = json_object_get(r, "faults");
+	const char *how = json_string_value(json_object_get(r, "switchover"));
+
+	printf("%s moved to %s in %.1f ms (%s, switchover in %s)\n", name, uri,
+	       real(r, "total_ms"),
+	       json_string_value(json_object_get(r, "mode")), how ? how : "?");
+	printf("  downtime    %.2f ms: stop %.2f, sync %.2f, pages %.2f, state "
+	       "%.2f, commit %.2f, start %.2f\n",
+	       real(r, "downtime_ms"), real(d, "stop_ms"), real(d, "sync_ms"),
+	       real(d, "pages_ms"), real(d, "state_ms"), real(d, "commit_ms"),
+	       real(d, "start_ms"));
+	printf("  phases      setup %.1f ms, precopy %.1f ms in %.0f rounds, "
+	       "postcopy %.1f ms\n",
+	       real(r, "setup_ms"), real(r, "precopy_ms"), real(r, "rounds"),
+	       real(r, "postcopy_ms"));
+	printf("  pages       %.0f sent, %.0f zero, %.0f never populated\n",
+	       real(r, "pages_sent"), real(r, "pages_zero"),
+	       real(r, "pages_skipped"));
+	printf("  network     %.1f MiB over %.0f channels at %.1f MiB/s, "
+	       "tracker "
+	       "%s\n",
+	       real(r, "bytes_sent") / 1048576, real(r, "channels"),
+	       real(r, "throughput_bytes_per_s") / 1048576,
+	       json_string_value(json_object_get(r, "tracker")));
+	if (real(f, "count") > 0)
+		printf("  faults      %.0f: p50 %.0f us, p99 %.0f us, max %.0f "
+		       "us\n",
+		       real(f, "count"), real(f, "p50_us"), real(f, "p99_us"),
+		       real(f, "max_us"));
+}
+
+static json_t *make_request(const struct settings *s, const char *uri)
+{
+	if (s->resume)
+		return json_pack("{s:s, s:s, s:b}", "cmd", "migrate", "uri",
+				 uri, "resume", 1);
+	return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:s}", "cmd",
+			 "migrate", "uri", uri, "mode", mig_mode_name(s->mode),
+			 "channels", (json_int_t)s->channels,
+			 "downtime_limit_ms", (json_int_t)s->downtime_limit_ms,
+			 "max_bandwidth", (json_int_t)s->max_bandwidth,
+			 "tracker", s->tracker);
+}
+
+static int run(const struct cli_cmd *cmd, int argc, char **argv)
+{
+	struct settings s = {
+		.mode = MIG_MODE_HYBRID,
+		.channels = MIG_CHANNELS_DEFAULT,
+		.downtime_limit_ms = MIG_DOWNTIME_LIMIT_MS_DEFAULT,
+		.tracker = "auto",
+	};
+	struct progress progress = { 0 };
+	struct client_answer answer;
+	struct mig_addr addr;
+	char **args;
+	int ret;
+
+	if (!cli_opts_parse(cmd, argc, argv, &s, &args, &ret))
+		return ret;
+	if (mig_addr_parse(args[1], &addr) < 0)
+		return cli_usage(cmd, "'%s' is not tcp://ADDR:PORT", args[1]);
+	client_ask(args[0], make_request(&s, args[1]), 0, progress_show,
+		   &progress, &answer);
+	progress_end();
+	if (!answer.error && answer.result && !s.json)
+		print_summary(args[0], args[1], answer.result);
+	return client_report(&answer, s.json);
+}
+
+const struct cli_cmd cli_cmd_migrate = {
+	.name = "migrate",
+	.summary = "Move a guest to a process that receives",
+	.args = "NAME tcp://ADDR:PORT",
+	.nr_args = 2,
+	.opts = opts,
+	.details =
+		"precopy   copies memory while the guest runs and switches "
+		"when "
+		"little is left\n"
+		"postcopy  switches at once; pages follow when they are "
+		"needed\n"
+		"hybrid    precopy, then postcopy if that does not converge\n\n"
+		"Exit status 1: the guest runs on at the source. 3: the "
+		"connection broke after the\n"
+		"guest was handed over; go on with --resume. A migration goes "
+		"on when this command\n"
+		"is interrupted; vmmd cancel stops it.\n\n"
+		"Example:\n  vmmd migrate a tcp://127.0.0.1:4000 --mode "
+		"precopy --json\n",
+	.run = run,
+};

@@ -1,0 +1,230 @@
+#include "cli/daemon_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/log.h"
+#include "migrate/net.h"
+
+/* What a command prints when its guest is ready. */
+static json_t *ready_report(const struct daemon *d, const char *result)
+{
+	return json_pack("{s:s, s:s, s:i, s:s*, s:s*}", "result", result,
+			 "name", d->cfg->name, "pid", (int)getpid(), "listen",
+			 d->listen_uri, "pty", serial_pty(d->serial));
+}
+
+static void announce_ready(struct daemon *d, json_t *report)
+{
+	const char *pty = serial_pty(d->serial);
+	char *text;
+
+	if (d->cfg->origin == FROM_PEER)
+		text = cli_line("listening on %s%s%s", d->listen_uri,
+				pty ? ", serial port on " : "", pty ? pty : "");
+	else
+		text = cli_line("running, process %d%s%s", (int)getpid(),
+				pty ? ", serial port on " : "", pty ? pty : "");
+	daemon_announce(d, report, text ? text : "");
+	free(text);
+}
+
+/* Non-blocking only for the open: a FIFO must not hang us. */
+static int open_image(const char *what, const char *path, int *ret_fd,
+		      char **err)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), ret;
+
+	if (fd < 0) {
+		ret = -errno;
+		*err = cli_line("%s %s: %s", what, path, strerror(-ret));
+		return ret;
+	}
+	*ret_fd = fd;
+	return 0;
+}
+
+static int open_images(struct daemon *d, char **err)
+{
+	int ret;
+
+	d->boot.cmdline = d->cfg->cmdline;
+	ret = open_image("kernel", d->cfg->kernel, &d->boot.kernel_fd, err);
+	if (ret == 0 && d->cfg->initrd)
+		ret = open_image("initrd", d->cfg->initrd, &d->boot.initrd_fd,
+				 err);
+	return ret;
+}
+
+static void guest_is_here(struct daemon *d, struct mig_guest *g)
+{
+	d->guest = g;
+	serial_connect(d->serial, g->vm);
+	daemon_enter_idle(d);
+}
+
+static int begin_kernel(struct daemon *d, char **err)
+{
+	struct vm_config vm_cfg = {
+		.ram_bytes = d->cfg->ram_bytes,
+		.nr_cpus = (unsigned int)d->cfg->nr_cpus,
+		.mem_backend = d->cfg->mem_backend,
+		.dirty_ring_entries = d->cfg->dirty_ring_entries,
+	};
+	struct mig_guest *g = NULL;
+	struct vm *vm = NULL;
+	int ret;
+
+	ret = open_images(d, err);
+	if (ret == 0)
+		ret = vm_new(&vm_cfg, &daemon_vm_ops, d, &vm, err);
+	if (ret < 0)
+		return ret;
+	ret = mig_guest_new(vm, &g);
+	if (ret < 0) {
+		vm_free(vm);
+		return ret;
+	}
+	ret = vm_boot(vm, &d->boot, err);
+	if (ret == 0)
+		ret = vm_start(vm);
+	if (ret == 0)
+		ret = vm_resume(vm);
+	if (ret < 0) {
+		mig_guest_free(g);
+		return ret;
+	}
+	guest_is_here(d, g);
+	announce_ready(d, ready_report(d, "running"));
+	return 0;
+}
+
+static int begin_peer(struct daemon *d, char **err)
+{
+	struct op_owner owner = { d->loop, daemon_on_arrival, d };
+	struct mig_dest_config cfg = {
+		.dirty_ring_entries = d->cfg->dirty_ring_entries,
+		.vm_ops = &daemon_vm_ops,
+		.vm_ctx = d,
+	};
+	const char *host = d->cfg->listen.host;
+	bool v6 = strchr(host, ':') != NULL;
+	uint16_t port;
+	int ret;
+
+	ret = mig_net_listen(&d->cfg->listen, &cfg.listen_fd, &port, err);
+	if (ret < 0)
+		return ret;
+	d->listen_uri = cli_line("tcp://%s%s%s:%u", v6 ? "[" : "", host,
+				 v6 ? "]" : "", port);
+	ret = op_receive(&owner, &cfg, &d->arrival, err);
+	if (ret < 0) {
+		close(cfg.listen_fd);
+		return ret;
+	}
+	daemon_enter(d, DAEMON_INCOMING);
+	announce_ready(d, ready_report(d, "listening"));
+	return 0;
+}
+
+static int begin_snapshot(struct daemon *d, char **err)
+{
+	struct op_owner owner = { d->loop, daemon_on_arrival, d };
+	struct mig_restore_config cfg = {
+		.dir = d->cfg->dir,
+		.lazy = d->cfg->lazy,
+		.dirty_ring_entries = d->cfg->dirty_ring_entries,
+		.vm_ops = &daemon_vm_ops,
+		.vm_ctx = d,
+	};
+
+	return op_restore(&owner, &cfg, &d->arrival, err);
+}
+
+int daemon_begin(struct daemon *d, char **err)
+{
+	switch (d->cfg->origin) {
+	case FROM_KERNEL:
+		return begin_kernel(d, err);
+	case FROM_PEER:
+		return begin_peer(d, err);
+	case FROM_SNAPSHOT:
+		return begin_snapshot(d, err);
+	}
+	return -EINVAL;
+}
+
+/* A restore is announced with its own report. */
+static void announce_restored(struct daemon *d, json_t *report)
+{
+	json_t *more = ready_report(d, "running");
+
+	json_object_update_missing(report, more);
+	json_decref(more);
+	announce_ready(d, report);
+}
+
+/*
+ * Somebody who waits for the whole report in the foreground gets it when it is
+ * whole; everybody else wants to know that the guest runs.
+ */
+static bool announce_at_start(const struct daemon *d)
+{
+	return d->cfg->origin == FROM_SNAPSHOT &&
+	       (d->cfg->detach || !d->cfg->json);
+}
+
+static void on_guest_runs(struct daemon *d, struct mig_guest *g)
+{
+	guest_is_here(d, g);
+	if (announce_at_start(d))
+		announce_restored(d, op_report(d->arrival));
+	else if (d->cfg->origin == FROM_PEER)
+		cli_log("the guest runs here");
+}
+
+void daemon_on_arrival(void *daemon)
+{
+	struct daemon *d = daemon;
+	struct mig_status status;
+	struct mig_guest *g;
+
+	if (!d->arrival || d->state == DAEMON_ENDED)
+		return;
+	op_status(d->arrival, &status);
+	g = d->guest ? NULL : op_guest(d->arrival);
+	if (g)
+		on_guest_runs(d, g);
+	if (status.phase == MIG_FAILED || status.phase == MIG_CANCELLED)
+		daemon_end(d, CLI_FAILED, "%s",
+			   status.error[0] ? status.error
+					   : mig_phase_name(status.phase));
+	else if (status.phase == MIG_PAUSED && d->arrival_seen != MIG_PAUSED)
+		cli_log("paused: %s", status.error);
+	d->arrival_seen = status.phase;
+	daemon_settle(d);
+}
+
+void daemon_retire_arrival(struct daemon *d)
+{
+	d->arrived = op_report(d->arrival);
+	if (d->cfg->origin == FROM_SNAPSHOT)
+		announce_restored(d, json_incref(d->arrived));
+	else
+		cli_log("all of the guest's memory is here");
+	op_free(d->arrival);
+	d->arrival = NULL;
+}
+
+void daemon_origin_fini(struct daemon *d)
+{
+	if (d->boot.kernel_fd >= 0)
+		close(d->boot.kernel_fd);
+	if (d->boot.initrd_fd >= 0)
+		close(d->boot.initrd_fd);
+	free(d->listen_uri);
+}

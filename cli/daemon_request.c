@@ -1,0 +1,320 @@
+#include "cli/daemon_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/log.h"
+#include "migrate/clock.h"
+#include "migrate/guest.h"
+
+/* `why` may be NULL; it is freed. */
+static void refuse(struct control_client *client, int exit_status, char *why)
+{
+	control_done(
+		client, exit_status, why ? why : "out of memory",
+		json_pack("{s:s, s:s*}", "result", "failed", "error", why));
+	free(why);
+}
+
+static void set_progress(json_t *object, const char *key, const struct op *op)
+{
+	json_t *o = op_progress(op);
+
+	json_object_set_new(o, "kind", json_string(op_name(op)));
+	json_object_set_new(object, key, o);
+}
+
+static json_t *guest_fields(const struct daemon *d)
+{
+	struct vm *vm = d->guest->vm;
+	struct vm_mem *mem = vm_mem(vm);
+
+	return json_pack(
+		"{s:i, s:I, s:I, s:I, s:s, s:i}", "vcpus", (int)vm_nr_cpus(vm),
+		"memory_bytes", (json_int_t)vm_mem_bytes(mem), "resident_bytes",
+		(json_int_t)d->resident_bytes, "missing_pages",
+		(json_int_t)mig_guest_missing_pages(d->guest), "mem_backend",
+		vm_mem_backend_name(vm_mem_backend(mem)), "dirty_ring_entries",
+		(int)vm_dirty_ring_entries(vm));
+}
+
+static json_t *status_report(const struct daemon *d)
+{
+	json_t *o = json_pack("{s:s, s:s, s:i, s:f, s:s*, s:s*, s:s*}", "name",
+			      d->cfg->name, "state", daemon_state_name(d),
+			      "pid", (int)getpid(), "uptime_s",
+			      (double)(mig_now_us() - d->begin_us) / 1e6,
+			      "kernel", d->cfg->kernel, "listen", d->listen_uri,
+			      "pty", serial_pty(d->serial));
+	json_t *guest;
+
+	if (d->guest) {
+		guest = guest_fields(d);
+		json_object_update(o, guest);
+		json_decref(guest);
+	}
+	if (d->op) {
+		set_progress(o, "operation", d->op);
+		json_object_set_new(json_object_get(o, "operation"), "target",
+				    json_string(d->op_target));
+	}
+	if (d->arrival)
+		set_progress(o, "arrival", d->arrival);
+	if (d->arrived)
+		json_object_set(o, "arrived", d->arrived);
+	return o;
+}
+
+/* Its own thread. */
+static int probe_resident(void *ctx)
+{
+	struct daemon *d = ctx;
+
+	d->resident_bytes = vm_mem_resident_bytes(vm_mem(d->guest->vm));
+	return 0;
+}
+
+static void on_probed(void *ctx, int ret)
+{
+	struct daemon *d = ctx;
+
+	(void)ret;
+	control_done_all(d->control, WAIT_STATUS, CLI_DONE, NULL,
+			 status_report(d));
+}
+
+static void on_status(struct daemon *d, struct control_client *client,
+		      const json_t *request)
+{
+	int ret = -ENOENT;
+
+	(void)request;
+	control_wait_for(client, WAIT_STATUS);
+	if (d->guest)
+		ret = worker_start(d->probe, probe_resident, on_probed, d);
+	/* -EBUSY: the probe that runs answers this one as well. */
+	if (ret < 0 && ret != -EBUSY)
+		control_done(client, CLI_DONE, NULL, status_report(d));
+}
+
+static void on_wait(struct daemon *d, struct control_client *client,
+		    const json_t *request)
+{
+	(void)d;
+	(void)request;
+	control_wait_for(client, WAIT_END);
+}
+
+static void on_stop(struct daemon *d, struct control_client *client,
+		    const json_t *request)
+{
+	bool force = json_is_true(json_object_get(request, "force"));
+	char *err = NULL;
+	int status;
+
+	control_wait_for(client, WAIT_STOPPED);
+	status = daemon_stop(d, force, &err);
+	if (status != CLI_DONE)
+		refuse(client, status, err);
+}
+
+static void on_pause(struct daemon *d, struct control_client *client,
+		     const json_t *request)
+{
+	char *err = NULL;
+
+	(void)request;
+	control_wait_for(client, WAIT_JOB);
+	if (daemon_pause(d, &err) < 0)
+		refuse(client, CLI_FAILED, err);
+}
+
+static void on_resume(struct daemon *d, struct control_client *client,
+		      const json_t *request)
+{
+	char *err = NULL;
+
+	(void)request;
+	control_wait_for(client, WAIT_JOB);
+	if (daemon_resume(d, &err) < 0)
+		refuse(client, CLI_FAILED, err);
+}
+
+static void on_cancel(struct daemon *d, struct control_client *client,
+		      const json_t *request)
+{
+	char *err = NULL;
+
+	(void)request;
+	control_wait_for(client, WAIT_CANCELLED);
+	if (daemon_cancel(d, &err) < 0)
+		refuse(client, CLI_FAILED, err);
+}
+
+static void on_rejoin(struct daemon *d, struct control_client *client,
+		      const char *uri)
+{
+	char *err = NULL;
+
+	control_wait_for(client, WAIT_OPERATION);
+	if (daemon_rejoin(d, uri, &err) < 0)
+		refuse(client, CLI_FAILED, err);
+}
+
+/* Absent keys leave what is in cfg. -EINVAL: nonsense. */
+static int read_migrate(const json_t *request, struct mig_source_config *cfg)
+{
+	json_int_t channels = cfg->channels, bandwidth = 0;
+	json_int_t limit = cfg->downtime_limit_ms;
+	const char *mode = mig_mode_name(cfg->mode);
+
+	if (json_unpack((json_t *)request, "{s:s, s?s, s?I, s?I, s?I, s?s}",
+			"uri", &cfg->uri, "mode", &mode, "channels", &channels,
+			"downtime_limit_ms", &limit, "max_bandwidth",
+			&bandwidth, "tracker", &cfg->tracker) < 0)
+		return -EINVAL;
+	if (mig_mode_parse(mode, &cfg->mode) < 0)
+		return -EINVAL;
+	if (channels < 1 || channels > MIG_CHANNELS_MAX)
+		return -EINVAL;
+	if (limit < 0 || limit > UINT32_MAX || bandwidth < 0)
+		return -EINVAL;
+	cfg->channels = (unsigned int)channels;
+	cfg->downtime_limit_ms = (uint32_t)limit;
+	cfg->max_bandwidth = (uint64_t)bandwidth;
+	return 0;
+}
+
+static void on_migrate(struct daemon *d, struct control_client *client,
+		       const json_t *request)
+{
+	struct mig_source_config cfg = {
+		.mode = MIG_MODE_HYBRID,
+		.channels = MIG_CHANNELS_DEFAULT,
+		.downtime_limit_ms = MIG_DOWNTIME_LIMIT_MS_DEFAULT,
+		.tracker = "auto",
+	};
+	char *err = NULL;
+
+	if (read_migrate(request, &cfg) < 0) {
+		refuse(client, CLI_USAGE, cli_line("malformed request"));
+		return;
+	}
+	if (json_is_true(json_object_get(request, "resume"))) {
+		on_rejoin(d, client, cfg.uri);
+		return;
+	}
+	control_wait_for(client, WAIT_OPERATION);
+	if (daemon_migrate(d, &cfg, &err) < 0)
+		refuse(client, CLI_FAILED, err);
+}
+
+static void on_snapshot(struct daemon *d, struct control_client *client,
+			const json_t *request)
+{
+	struct mig_snapshot_config cfg = {
+		.dir = json_string_value(json_object_get(request, "dir")),
+		.stop = json_is_true(json_object_get(request, "stop")),
+	};
+	char *err = NULL;
+
+	if (!cfg.dir || cfg.dir[0] != '/') {
+		refuse(client, CLI_USAGE,
+		       cli_line("malformed request: \"dir\" is to be an "
+				"absolute path"));
+		return;
+	}
+	control_wait_for(client, WAIT_OPERATION);
+	if (daemon_snapshot(d, &cfg, &err) < 0)
+		refuse(client, CLI_FAILED, err);
+}
+
+static void on_type(struct daemon *d, struct control_client *client,
+		    const json_t *request)
+{
+	const json_t *data = json_object_get(request, "data");
+
+	if (!json_is_string(data)) {
+		refuse(client, CLI_USAGE, cli_line("malformed request"));
+		return;
+	}
+	if (serial_type(d->serial, json_string_value(data),
+			json_string_length(data)) < 0) {
+		refuse(client, CLI_FAILED,
+		       cli_line("the guest does not read its serial port"));
+		return;
+	}
+	control_done(client, CLI_DONE, NULL, NULL);
+}
+
+struct request {
+	const char *cmd;
+	unsigned int verb; /* 0: always accepted */
+	void (*handle)(struct daemon *d, struct control_client *client,
+		       const json_t *request);
+};
+
+static const struct request requests[] = {
+	{ "status", 0, on_status },
+	{ "wait", 0, on_wait },
+	{ "stop", 0, on_stop },
+	{ "pause", DO_PAUSE, on_pause },
+	{ "resume", DO_RESUME, on_resume },
+	{ "cancel", DO_CANCEL, on_cancel },
+	{ "migrate", DO_MIGRATE, on_migrate },
+	{ "snapshot", DO_SNAPSHOT, on_snapshot },
+	{ "serial-input", DO_TYPE, on_type },
+};
+
+static unsigned int verb_of(const struct request *r, const json_t *request)
+{
+	if (r->verb == DO_MIGRATE &&
+	    json_is_true(json_object_get(request, "resume")))
+		return DO_REJOIN;
+	return r->verb;
+}
+
+/* Why a state does not accept a verb, in the terms of whoever asked. */
+static void refuse_state(struct daemon *d, struct control_client *client,
+			 unsigned int verb)
+{
+	const char *state = daemon_state_name(d);
+	int status = CLI_FAILED;
+	char *why;
+
+	if (verb == DO_REJOIN)
+		why = cli_line("no paused migration to resume: the guest is "
+			       "%s",
+			       state);
+	else if (verb == DO_CANCEL)
+		why = cli_line("nothing to cancel: the guest is %s", state);
+	else
+		why = cli_line("not possible now: the guest is %s", state);
+	if (strcmp(state, "paused-migration") == 0)
+		status = CLI_ATTENTION;
+	refuse(client, status, why);
+}
+
+void daemon_on_request(void *ctx, struct control_client *client,
+		       const char *cmd, const json_t *request)
+{
+	struct daemon *d = ctx;
+	const struct request *r;
+	unsigned int verb;
+	size_t i;
+
+	for (i = 0; i < sizeof(requests) / sizeof(requests[0]); i++) {
+		r = &requests[i];
+		if (strcmp(cmd, r->cmd) != 0)
+			continue;
+		verb = verb_of(r, request);
+		if (verb && !daemon_accepts(d, verb))
+			refuse_state(d, client, verb);
+		else
+			r->handle(d, client, request);
+		return;
+	}
+	refuse(client, CLI_USAGE, cli_line("unknown request '%s'", cmd));
+}
