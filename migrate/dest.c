@@ -18,6 +18,10 @@
  */
 #define LINGER_MS 30000
 /*
+ * A page channel may break before the source's word on why it gave up is here.
+ */
+#define LAST_WORD_MS 300
+/*
  * Wall clocks tell how long the guest stood still, unless they disagree with
  * what both sides measured by more than any network holds a message.
  */
@@ -415,6 +419,9 @@ static void quiet_session(struct mig_dest *d, int ret)
 
 	if (!d->session)
 		return;
+	if (ret < 0 && mig_link_last_word(d->session->link, LAST_WORD_MS, why,
+					  sizeof(why)))
+		mig_dest_say(d, why);
 	mig_session_error(d->session, why, sizeof(why));
 	if (ret < 0)
 		mig_dest_say(d, why[0] ? why : strerror(-ret));

@@ -38,6 +38,7 @@ struct mig_link {
 	struct message queue[QUEUE_MAX];
 	size_t first, nr;
 	bool ending;
+	bool reader_ended; /* nothing more will come */
 	int err;
 };
 
@@ -184,6 +185,9 @@ static void fail_read(struct mig_link *l, int ret, const struct proto_frame *f)
 {
 	char why[256];
 
+	pthread_mutex_lock(&l->lock);
+	l->reader_ended = true;
+	pthread_mutex_unlock(&l->lock);
 	switch (ret) {
 	case -ETIMEDOUT:
 		snprintf(why, sizeof(why), "the peer has been silent for %d s",
@@ -367,6 +371,41 @@ int mig_link_recv(struct mig_link *l, enum proto_type type,
 		 proto_type_name(got), proto_type_name(type));
 	fail(l, -EPROTO, why);
 	return -EPROTO;
+}
+
+static bool find_cancel(struct mig_link *l, char *ret_why, size_t bytes)
+{
+	size_t i;
+
+	for (i = 0; i < l->nr; i++) {
+		struct message *m = &l->queue[(l->first + i) % QUEUE_MAX];
+
+		if (m->type != PROTO_CANCEL)
+			continue;
+		snprintf(ret_why, bytes, "%s",
+			 ((Vmmd__Cancel *)m->msg)->reason);
+		return true;
+	}
+	return false;
+}
+
+bool mig_link_last_word(struct mig_link *l, int timeout_ms, char *ret_why,
+			size_t bytes)
+{
+	uint64_t end_us = mig_now_us() + (uint64_t)timeout_ms * 1000;
+	const struct timespec tick = { .tv_nsec = 5000000 };
+	bool found, ended;
+
+	do {
+		pthread_mutex_lock(&l->lock);
+		found = find_cancel(l, ret_why, bytes);
+		ended = l->reader_ended;
+		pthread_mutex_unlock(&l->lock);
+		if (found || ended)
+			break;
+		nanosleep(&tick, NULL);
+	} while (mig_now_us() < end_us);
+	return found;
 }
 
 void mig_link_wake(struct mig_link *l, int err, const char *why)

@@ -15,6 +15,7 @@
 #define MIGRATE_LINK_H
 
 #include <protobuf-c/protobuf-c.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -45,6 +46,12 @@ int mig_link_recv_any(struct mig_link *l, enum proto_type *ret_type,
 		      ProtobufCMessage **ret_msg);
 /* Makes recv fail with err (unless it has failed already). */
 void mig_link_wake(struct mig_link *l, int err, const char *why);
+/*
+ * After an error: a CANCEL that came or comes within timeout_ms says better than
+ * we can why. Its reason into ret_why and true, or false.
+ */
+bool mig_link_last_word(struct mig_link *l, int timeout_ms, char *ret_why,
+			size_t bytes);
 /* Shuts the socket both ways, without a word to the peer. Any thread. */
 void mig_link_shut(struct mig_link *l);
 

@@ -139,6 +139,11 @@ void mig_sender_free(struct mig_sender *x);
 /* Reads the page now; sends it now or later. */
 int mig_sender_page(struct mig_sender *x, uint64_t page);
 int mig_sender_flush(struct mig_sender *x);
+struct mig_source *mig_sender_source(const struct mig_sender *x);
+/* share on one data channel, then flush; trouble breaks the session. */
+typedef int mig_share(struct mig_sender *x, unsigned int channel);
+int mig_source_on_channel(struct mig_source *s, unsigned int channel,
+			  enum mig_lane lane, mig_share *share);
 
 /* Send every page of todo on all channels; back when all are written. */
 int mig_source_send_round(struct mig_source *s);

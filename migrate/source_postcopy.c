@@ -145,9 +145,9 @@ static int push_stripe(struct mig_source *s, struct mig_sender *x,
  * afresh from each newer one: what is behind is picked up as the lap wraps. A
  * bit once cleared is never set again, so a whole lap without a jump is all.
  */
-static int push_share(struct mig_source *s, struct mig_sender *x,
-		      unsigned int channel)
+static int push_share(struct mig_sender *x, unsigned int channel)
 {
+	struct mig_source *s = mig_sender_source(x);
 	uint64_t stripes = (s->ram_pages + MIG_STRIPE_PAGES - 1) /
 			   MIG_STRIPE_PAGES;
 	uint64_t step = s->cfg.channels;
@@ -174,26 +174,12 @@ static int push_share(struct mig_source *s, struct mig_sender *x,
 		at += step;
 		seen += step;
 	}
-	return ret < 0 ? ret : mig_sender_flush(x);
+	return ret;
 }
 
 static int push_job(void *ctx, unsigned int channel)
 {
-	struct mig_source *s = ctx;
-	struct mig_sender *x;
-	int ret;
-
-	ret = mig_sender_new(s, s->session->data_fds[channel], MIG_LANE_PUSH,
-			     &x);
-	if (ret < 0)
-		return ret;
-	ret = push_share(s, x, channel);
-	mig_sender_free(x);
-	if (ret < 0)
-		mig_session_break(s->session, ret,
-				  "data channel %u: cannot send: %s", channel,
-				  strerror(-ret));
-	return ret;
+	return mig_source_on_channel(ctx, channel, MIG_LANE_PUSH, push_share);
 }
 
 int mig_source_push(struct mig_source *s)

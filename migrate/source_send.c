@@ -41,6 +41,11 @@ int mig_sender_new(struct mig_source *s, int fd, enum mig_lane lane,
 	return 0;
 }
 
+struct mig_source *mig_sender_source(const struct mig_sender *x)
+{
+	return x->s;
+}
+
 void mig_sender_free(struct mig_sender *x)
 {
 	free(x);
@@ -183,26 +188,32 @@ static int send_share(struct mig_sender *x, unsigned int channel)
 		ret = send_stripe(x, first,
 				  end < s->ram_pages ? end : s->ram_pages);
 	}
-	return ret < 0 ? ret : mig_sender_flush(x);
+	return ret;
 }
 
-static int send_round_job(void *ctx, unsigned int channel)
+int mig_source_on_channel(struct mig_source *s, unsigned int channel,
+			  enum mig_lane lane, mig_share *share)
 {
-	struct mig_source *s = ctx;
 	struct mig_sender *x;
 	int ret;
 
-	ret = mig_sender_new(s, s->session->data_fds[channel], MIG_LANE_BULK,
-			     &x);
+	ret = mig_sender_new(s, s->session->data_fds[channel], lane, &x);
 	if (ret < 0)
 		return ret;
-	ret = send_share(x, channel);
+	ret = share(x, channel);
+	if (ret == 0)
+		ret = mig_sender_flush(x);
 	mig_sender_free(x);
 	if (ret < 0)
 		mig_session_break(s->session, ret,
 				  "data channel %u: cannot send: %s", channel,
 				  strerror(-ret));
 	return ret;
+}
+
+static int send_round_job(void *ctx, unsigned int channel)
+{
+	return mig_source_on_channel(ctx, channel, MIG_LANE_BULK, send_share);
 }
 
 int mig_source_send_round(struct mig_source *s)
