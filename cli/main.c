@@ -52,6 +52,7 @@ int main(int argc, char **argv)
 
 	/* A peer or reader that has gone is an error code, not our end. */
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* EFBIG says it as well */
 	if (argc < 2) {
 		cli_log("no command (see vmmd --help)");
 		return CLI_USAGE;

@@ -205,6 +205,7 @@ int mig_state_pack(const struct vm_state *s, uint8_t **ret_buf,
 	p.msg.clock_ns = s->clock_ns;
 	p.msg.realtime_ns = s->realtime_ns;
 	p.msg.pending_event = s->pending_event;
+	p.msg.pending_reason = (char *)s->pending_reason;
 	p.msg.end = 1;
 	pack_chips(&p, s);
 	ret = pack_cpus(&p, s);

@@ -2,6 +2,7 @@
 #include "migrate/state_codec.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -281,6 +282,8 @@ static int take_state(const Vmmd__VmState *msg,
 	s->clock_ns = msg->clock_ns;
 	s->realtime_ns = msg->realtime_ns;
 	s->pending_event = (enum vm_event)msg->pending_event;
+	snprintf(s->pending_reason, sizeof(s->pending_reason), "%s",
+		 msg->pending_reason);
 	ret = take_chips(msg, s, err);
 	if (ret == 0)
 		ret = take_cpus(msg, s, err);

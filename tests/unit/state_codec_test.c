@@ -105,6 +105,7 @@ static void make_state(struct vm_state *s)
 	s->clock_ns = 1234567890123456789u;
 	s->realtime_ns = UINT64_MAX;
 	s->pending_event = VM_EVENT_RESET;
+	strcpy(s->pending_reason, "a reset it asked for");
 	s->nr_devices = 1;
 	s->devices = calloc(1, sizeof(*s->devices));
 	assert_non_null(s->devices);
@@ -188,6 +189,7 @@ static void test_round_trip(void **state)
 	assert_true(a.clock_ns == b.clock_ns);
 	assert_true(a.realtime_ns == b.realtime_ns);
 	assert_int_equal(b.pending_event, VM_EVENT_RESET);
+	assert_string_equal(b.pending_reason, "a reset it asked for");
 	assert_int_equal(b.nr_devices, 1);
 	assert_toy_equal(a.devices[0].data, b.devices[0].data);
 	vm_state_fini(&a);
