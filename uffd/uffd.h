@@ -74,9 +74,9 @@ int uffd_unprotect(struct uffd *u, uint64_t page, uint64_t nr);
 struct uffd_caps {
 	bool usable; /* could be opened with the features we need */
 	bool wp;
-	bool shmem;	 /* MISSING and WP on memfd memory */
+	bool shmem; /* MISSING and WP on memfd memory */
 	bool hugetlbfs;
-	char why[256];	 /* when not usable: the reason and the cure */
+	char why[256]; /* when not usable: the reason and the cure */
 };
 void uffd_probe(struct uffd_caps *ret_caps);
 

@@ -1,0 +1,244 @@
+"""The vmmd command as people and scripts use it."""
+
+import fcntl
+import json
+import os
+import pty
+import signal
+import stat
+import subprocess
+import termios
+from pathlib import Path
+
+import pytest
+
+from vmmd import DONE, FAILED, GUEST_ELF, MIB, VMMD, Command, wait_until
+
+BUSY = "mem=8M work=dirty hb=50"
+COMMANDS = ("run", "receive", "restore", "migrate", "snapshot", "list",
+            "status", "pause", "resume", "stop", "wait", "cancel", "send",
+            "doctor")
+
+
+@pytest.fixture
+def detached(host):
+    """The name of a detached guest and what run --detach said of it."""
+    result = host.vmmd("run", "--name", "a", "--kernel", GUEST_ELF, "--mem",
+                       "64M", "--cmdline", BUSY, "--serial",
+                       f"file:{host.directory}/a.serial", "--detach", "--json")
+    yield result.json
+    host.vmmd("stop", "a", "--force", check=False)
+
+
+def gone(pid):
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_help(host):
+    overview = host.vmmd("--help").stdout
+    for command in COMMANDS:
+        assert command in overview
+        text = host.vmmd(command, "--help").stdout
+        assert text.startswith(f"Usage: vmmd {command}")
+        assert "--help" in text
+
+
+def test_version(host):
+    assert host.vmmd("--version").stdout.startswith("vmmd ")
+
+
+def test_detach_returns_when_the_guest_runs(host, detached):
+    status = host.vmmd("status", "a", "--json").json
+    assert detached["result"] == status["state"] == "running"
+    assert detached["pid"] == status["pid"]
+    assert status["vcpus"] == 1
+    assert status["memory_bytes"] == 64 * MIB
+    host.vmmd("stop", "a")
+    wait_until(lambda: gone(detached["pid"]), "the end of the process")
+
+
+def test_receive_detached_returns_when_it_listens(host, detached):
+    result = host.vmmd("receive", "--name", "b", "--listen",
+                       "tcp://127.0.0.1:0", "--detach", "--json").json
+    assert result["listen"].startswith("tcp://127.0.0.1:")
+    stats = host.vmmd("migrate", "a", result["listen"], "--json").json
+    assert stats["result"] == "completed"
+    wait_until(lambda: gone(detached["pid"]), "the end of the source")
+    assert host.vmmd("status", "b", "--json").json["state"] == "running"
+    host.vmmd("stop", "b")
+
+
+def test_migrate_reports_all_that_it_promises(host):
+    guest = host.run(BUSY).wait_ready()
+    stats = host.move(guest)
+    assert set(stats) >= {
+        "result", "mode", "switchover", "total_ms", "setup_ms", "precopy_ms",
+        "downtime_ms", "downtime", "postcopy_ms", "rounds", "bytes_sent",
+        "pages_sent", "pages_zero", "pages_skipped", "channels", "tracker",
+        "throughput_bytes_per_s", "faults"}
+    assert set(stats["downtime"]) == {"stop_ms", "sync_ms", "pages_ms",
+                                      "state_ms", "commit_ms", "start_ms"}
+    assert set(stats["faults"]) == {"count", "p50_us", "p99_us", "max_us"}
+    assert stats["mode"] == "hybrid"
+
+
+def test_snapshot_and_restore_report_all_that_they_promise(host):
+    guest = host.run(BUSY).wait_ready()
+    directory, stats = host.snapshot(guest)
+    assert set(stats) >= {"result", "pause_ms", "total_ms", "bytes_written",
+                          "pages", "wp_faults"}
+    assert set(stats["wp_faults"]) == {"count", "p50_us", "p99_us", "max_us"}
+    restored = host.vmmd("restore", directory, "--name", "c", "--detach",
+                         "--json").json
+    assert set(restored) >= {"result", "start_ms", "faults"}
+    host.vmmd("stop", "c")
+
+
+def test_pause_and_resume(host):
+    guest = host.run(BUSY).wait_ready()
+    host.vmmd("pause", guest.vmm.name)
+    assert guest.vmm.state() == "paused"
+    seq = guest.last_seq()
+    host.vmmd("pause", guest.vmm.name)  # again is fine
+    assert guest.last_seq() <= seq + 1
+    host.vmmd("resume", guest.vmm.name)
+    guest.wait_beats(3)
+    guest.verify()
+
+
+def test_list(host, detached):
+    guest = host.run(BUSY)
+    names = {entry["name"]
+             for entry in host.vmmd("list", "--json").json["guests"]}
+    assert names == {"a", guest.vmm.name}
+    text = host.vmmd("list").stdout
+    assert "a" in text and guest.vmm.name in text and "running" in text
+
+
+def test_list_without_guests(host):
+    assert host.vmmd("list", "--json").json["guests"] == []
+    host.vmmd("list")
+
+
+def test_wait_ends_with_the_guest(host, detached):
+    waiting = Command(host, ["wait", "a"])
+    host.vmmd("send", "a", "q")
+    assert waiting.wait().status == DONE
+    wait_until(lambda: gone(detached["pid"]), "the end of the process")
+
+
+def test_send_types_at_the_serial_port(host):
+    guest = host.run(BUSY)
+    guest.ask("s")
+    assert guest.wait_line("cpu")["id"] == 0
+
+
+def test_power_off_ends_the_process_with_success(host):
+    guest = host.run(BUSY)
+    guest.ask("q")
+    assert guest.vmm.wait_exit() == DONE
+    assert len(guest.stream.kinds("GUEST-DONE")) == 1
+
+
+@pytest.mark.parametrize("kind", ["reset", "triple"])
+def test_reset_boots_again(host, kind):
+    guest = host.run(f"mem=8M work=dirty hb=50 time=1 exit={kind}")
+    wait_until(lambda: len(guest.stream.kinds("GUEST-START")) >= 2,
+               "the second start")
+    assert guest.vmm.alive()
+
+
+def test_terminate_ends_cleanly(host):
+    guest = host.run(BUSY)
+    guest.vmm.process.send_signal(signal.SIGTERM)
+    assert guest.vmm.wait_exit() == DONE
+
+
+def test_socket_is_for_its_owner_only(host):
+    guest = host.run(BUSY)
+    mode = os.stat(host.run_dir / f"{guest.vmm.name}.sock").st_mode
+    assert stat.S_ISSOCK(mode) and stat.S_IMODE(mode) == 0o600
+
+
+def test_name_of_a_killed_process_can_be_taken_again(host):
+    """What SIGKILL left in the run directory stands in nobody's way."""
+    guest = host.run(BUSY)
+    name = guest.vmm.name
+    guest.vmm.kill()
+    result = host.vmmd("status", name, check=False)
+    assert result.status == FAILED
+    host.vmmd("run", "--name", name, "--kernel", GUEST_ELF, "--mem", "64M",
+              "--cmdline", BUSY, "--serial", "null", "--detach")
+    host.vmmd("stop", name)
+
+
+def test_config_file_and_command_line(host):
+    """What is on the command line wins."""
+    config = host.directory / "config.json"
+    config.write_text(json.dumps({
+        "name": "x", "kernel": GUEST_ELF, "mem": "32M", "cpus": 2,
+        "cmdline": BUSY, "serial": "null"}))
+    host.vmmd("run", "--config", config, "--mem", "48M", "--detach")
+    status = host.vmmd("status", "x", "--json").json
+    host.vmmd("stop", "x")
+    assert (status["memory_bytes"], status["vcpus"]) == (48 * MIB, 2)
+
+
+def test_serial_on_a_pty(host):
+    result = host.vmmd("run", "--name", "x", "--kernel", GUEST_ELF, "--mem",
+                       "64M", "--cmdline", BUSY, "--serial", "pty",
+                       "--detach", "--json").json
+    with open(result["pty"], "rb", buffering=0) as terminal:
+        text = b""
+        while b"hb seq=" not in text:
+            text += terminal.read(4096)
+    host.vmmd("stop", "x")
+
+
+def test_serial_on_stdio_of_a_terminal(host):
+    """Raw while the guest runs; Ctrl-A x ends it; the terminal is put back."""
+    master, slave = pty.openpty()
+    before = subprocess.run(["stty", "-g"], stdin=slave, capture_output=True,
+                            check=True).stdout
+    vmm = host.popen(["run", "--name", "x", "--kernel", GUEST_ELF, "--mem",
+                      "64M", "--cmdline", BUSY], stdin=slave, stdout=slave,
+                     stderr=subprocess.DEVNULL, start_new_session=True,
+                     preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+    text = b""
+    while b"hb seq=" not in text:
+        text += os.read(master, 4096)
+    os.write(master, b"\x01x")
+    assert vmm.wait(30) == DONE
+    after = subprocess.run(["stty", "-g"], stdin=slave, capture_output=True,
+                           check=True).stdout
+    os.close(master)
+    os.close(slave)
+    assert after == before
+
+
+def test_doctor(host):
+    text = host.vmmd("doctor").stdout
+    for word in ("/dev/kvm", "userfaultfd", "log", "manual", "ring"):
+        assert word in text
+    json.loads(host.vmmd("doctor", "--json").stdout)
+
+
+def test_threads_and_sixty_four_vcpus(host):
+    guest = host.run("mem=16M work=dirty rate=1000 hb=200", cpus=64, mem="128M")
+    guest.wait_ready()
+    assert guest.stream.kinds("GUEST-START")[0]["cpus"] == 64
+    host.move(guest, "--downtime-limit", "1000")
+    guest.verify()
+
+
+def test_a_detached_process_leaves_its_directory(host):
+    """It keeps no file system busy that it does not need."""
+    gone_dir = host.directory / "gone"
+    gone_dir.mkdir()
+    subprocess.run([VMMD, "run", "--name", "x", "--kernel", GUEST_ELF, "--mem",
+                    "64M", "--cmdline", BUSY, "--serial", "null", "--detach"],
+                   cwd=gone_dir, env=host.environment(), check=True,
+                   stdout=subprocess.DEVNULL)
+    gone_dir.rmdir()
+    assert host.vmmd("status", "x", "--json").json["state"] == "running"
+    host.vmmd("stop", "x")

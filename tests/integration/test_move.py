@@ -1,0 +1,230 @@
+"""Moving a running guest between processes: each claim is one test."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from vmmd import DONE, FAILED, GIB, MIB, PAGE_BYTES, SANITIZER
+
+BUSY = "mem=32M work=dirty hb=100"
+FIT = ("--downtime-limit", "500")  # lets precopy end with a busy guest
+MODES = ("precopy", "postcopy", "hybrid")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("tracker", ["log", "manual", "ring"])
+def test_every_mode_with_every_tracker(host, mode, tracker):
+    ring = ("--dirty-ring", 4096) if tracker == "ring" else ()
+    guest = host.run(BUSY, cpus=2, options=ring).wait_ready()
+    stats = host.move(guest, "--mode", mode, "--tracker", tracker, *FIT)
+    guest.verify()
+    assert stats["tracker"] == tracker or mode == "postcopy"
+    assert stats["mode"] == mode
+    if mode != "hybrid":
+        assert stats["switchover"] == mode
+
+
+def test_there_and_back_and_on(host):
+    guest = host.run(BUSY).wait_ready()
+    for mode in MODES:
+        host.move(guest, "--mode", mode, *FIT)
+        guest.wait_beats(2)
+    guest.verify()
+
+
+def test_while_the_guest_is_still_booting(host):
+    """Memory that was never written is moved by not being moved."""
+    guest = host.run("mem=200M work=dirty hb=50", mem="256M", cpus=2)
+    host.move(guest, *FIT)
+    guest.wait_ready()
+    guest.verify()
+
+
+def test_a_paused_guest_arrives_paused(host):
+    guest = host.run(BUSY).wait_ready()
+    host.vmmd("pause", guest.vmm.name)
+    host.move(guest)
+    assert guest.vmm.state() == "paused"
+    host.vmmd("resume", guest.vmm.name)
+    guest.verify()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_configured_memory_is_not_touched(host, mode):
+    """64 GiB configured and little used: small before, small after."""
+    guest = host.run("mem=16M work=dirty hb=100", mem="64G").wait_ready()
+    before = guest.vmm.status()
+    assert before["memory_bytes"] == 64 * GIB
+    assert before["resident_bytes"] < 64 * MIB
+    if not SANITIZER:
+        assert guest.vmm.rss_bytes() < before["resident_bytes"] + 32 * MIB
+    host.move(guest, "--mode", mode, *FIT)
+    guest.verify()
+    after = guest.vmm.status()
+    assert after["memory_bytes"] == 64 * GIB
+    assert after["resident_bytes"] < before["resident_bytes"] + 16 * MIB
+
+
+@pytest.mark.skipif(bool(SANITIZER), reason="needs gigabytes, and time")
+def test_memory_above_the_32_bit_hole(host):
+    """5 GiB configured; the guest's pages reach past 4 GiB on both sides."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if free < 12 * GIB:
+        pytest.skip(f"wants 12 GiB of free memory, there are {free >> 30}")
+    guest = host.run("mem=3100M work=sparse rate=2000 hb=200", mem="5G",
+                     cpus=2)
+    guest.wait_line("GUEST-READY", patience_s=300)
+    extents = guest.stream.kinds("extent")
+    assert any(extent["gpa"] >= 4 * GIB for extent in extents), extents
+    for mode in MODES:
+        host.move(guest, "--mode", mode, "--channels", 4, *FIT)
+        guest.verify()
+
+
+def test_memfd_memory(host):
+    guest = host.run(BUSY, options=("--mem-backend", "memfd")).wait_ready()
+    for mode in MODES:
+        host.move(guest, "--mode", mode, *FIT)
+        assert guest.vmm.status()["mem_backend"] == "memfd"
+        guest.verify()
+
+
+@pytest.fixture
+def huge_pages():
+    """128 pages of 2 MiB for the test; the old number is put back."""
+    knob = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+    if not os.access(knob, os.W_OK):
+        pytest.skip(f"{knob} is not writable")
+    old = knob.read_text()
+    knob.write_text(f"{int(old) + 128}\n")
+    try:
+        if int(knob.read_text()) < int(old) + 128:
+            pytest.skip("this host has no 256 MiB of huge pages to give")
+        yield
+    finally:
+        knob.write_text(old)
+
+
+def test_hugetlb_memory(host, huge_pages):
+    guest = host.run(BUSY, options=("--mem-backend", "hugetlb")).wait_ready()
+    host.move(guest, "--mode", "precopy", *FIT)
+    assert guest.vmm.status()["mem_backend"] == "hugetlb"
+    guest.verify()
+
+
+def test_what_hugetlb_cannot_is_refused(host, huge_pages):
+    """Pages of 2 MiB cannot come one by one: postcopy says so, nothing moves."""
+    guest = host.run(BUSY, options=("--mem-backend", "hugetlb")).wait_ready()
+    destination = host.receive()
+    result = host.start_migrate(guest, destination.uri, "--mode",
+                                "postcopy").wait()
+    assert result.status == FAILED and "huge" in result.stderr, result
+    guest.verify()
+
+
+def test_cancel_in_precopy(host):
+    guest = host.run(BUSY, cpus=2).wait_ready()
+    destination = host.receive()
+    # At 2 MiB/s it cannot be over before it is cancelled.
+    move = host.start_migrate(guest, destination.uri, "--mode", "precopy",
+                              "--max-bandwidth", 2 * MIB)
+    guest.vmm.wait_phase("precopy")
+    host.vmmd("cancel", guest.vmm.name)
+    result = move.wait()
+    assert result.status == FAILED and result.json["result"] == "cancelled"
+    guest.verify()
+    assert host.owners_running() == [guest.vmm.name]
+    # Nothing of the attempt stands in the way of the next.
+    host.move(guest, *FIT)
+    guest.verify()
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_max_bandwidth_is_obeyed(host, channels):
+    """Not a limit on time: bytes over the time they took, both measured.
+
+    A quarter more is allowed for what is in the first burst.
+    """
+    limit = 16 * MIB
+    guest = host.run("mem=48M work=fill hb=100", mem="80M").wait_ready()
+    stats = host.move(guest, "--mode", "precopy", "--channels", channels,
+                      "--max-bandwidth", limit)
+    rate = stats["bytes_sent"] / (stats["precopy_ms"] / 1000)
+    assert stats["bytes_sent"] > 48 * MIB
+    assert rate < limit * 1.25, stats
+    guest.verify()
+
+
+def test_precopy_that_cannot_converge_goes_postcopy(host):
+    """32 MiB rewritten all the time over a slow link: hybrid gives up on it."""
+    guest = host.run(BUSY).wait_ready()
+    stats = host.move(guest, "--mode", "hybrid", "--downtime-limit", 5,
+                      "--max-bandwidth", 24 * MIB)
+    assert stats["switchover"] == "postcopy", stats
+    assert stats["faults"]["count"] > 0
+    guest.verify()
+
+
+def test_zero_and_unpopulated_pages_cost_nothing(host):
+    guest = host.run("mem=32M work=fill zero=2 hb=100", mem="1G").wait_ready()
+    stats = host.move(guest, "--mode", "precopy", "--tracker", "manual")
+    assert stats["pages_skipped"] * PAGE_BYTES > 900 * MIB
+    assert stats["pages_zero"] * PAGE_BYTES > 8 * MIB
+    assert stats["bytes_sent"] < 40 * MIB
+    guest.verify()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_downtime_agrees_with_what_the_guest_felt(host, mode):
+    """The guest cannot have felt a shorter stop than the one that was measured.
+
+    vmmd's figure counts from the first vCPU told to stop to all running, so the
+    last stopped and first started stand still a little less: by at most stop_ms
+    plus start_ms. What the guest felt beyond it is the host's scheduling and,
+    in postcopy, faults; it is printed, not judged.
+    """
+    guest = host.run("mem=32M work=dirty rate=2000 halt=0 hb=100").wait_ready()
+    since = guest.forget_stalls()
+    stats = host.move(guest, "--mode", mode, *FIT)
+    felt = guest.felt_ms(since)
+    parts = stats["downtime"]
+    print(f"{mode}: vmmd {stats['downtime_ms']} ms {parts}, guest {felt} ms")
+    assert abs(sum(parts.values()) - stats["downtime_ms"]) < 1
+    slack = parts["stop_ms"] + parts["start_ms"] + 1
+    assert felt >= stats["downtime_ms"] - slack
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_clock_goes_on(host, mode):
+    """kvmclock never jumps back and counts the time of the move.
+
+    Over the move the guest's clock and the host's must agree to within what
+    lies between a beat and its reading: two beats on each side.
+    """
+    guest = host.run("mem=16M work=dirty rate=1000 hb=100").wait_ready()
+    guest.wait_beats(1)
+    host_before, first = time.monotonic(), guest.check()[-1]
+    host.move(guest, "--mode", mode, *FIT)
+    guest.wait_beats(3)
+    host_after, last = time.monotonic(), guest.check()[-1]
+    guest_ms = last["t_ms"] - first["t_ms"]
+    host_ms = (host_after - host_before) * 1000
+    print(f"{mode}: guest {guest_ms} ms, host {host_ms:.0f} ms")
+    assert abs(guest_ms - host_ms) < 400 + 0.02 * host_ms
+
+
+def test_power_off_in_the_middle_of_a_move(host):
+    """Whatever the moment, it happens once, and nothing is left waiting."""
+    guest = host.run("mem=32M work=dirty hb=50 time=1").wait_ready()
+    source, destination = guest.vmm, host.receive()
+    result = host.start_migrate(guest, destination.uri, "--max-bandwidth",
+                                16 * MIB).wait()
+    assert result.status in (DONE, FAILED), result
+    assert source.wait_exit() == DONE
+    guest.moved_to(destination)
+    if result.status == DONE:
+        assert destination.wait_exit() == DONE
+    guest.check()
+    assert len(guest.stream.kinds("GUEST-DONE")) == 1
