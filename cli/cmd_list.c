@@ -129,7 +129,7 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
 	}
 	guests = ask_all(path);
 	if (json) {
-		client_print_json(guests);
+		client_print_json(json_pack("{s:o}", "guests", guests));
 		return CLI_DONE;
 	}
 	print_table(guests);

@@ -168,7 +168,8 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
 	if (!cli_opts_parse(cmd, argc, argv, &s, &args, &ret))
 		return ret;
 	if (mig_addr_parse(args[1], &addr) < 0)
-		return cli_usage(cmd, "'%s' is not tcp://ADDR:PORT", args[1]);
+		return cli_usage(cmd, "'%.80s' is not tcp://ADDR:PORT",
+				 args[1]);
 	client_ask(args[0], make_request(&s, args[1]), 0, progress_show,
 		   &progress, &answer);
 	progress_end();

@@ -77,7 +77,8 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
 		return ret;
 	dir = *args[1] ? absolute(args[1]) : NULL;
 	if (!dir)
-		return cli_usage(cmd, "'%s' cannot name a directory", args[1]);
+		return cli_usage(cmd, "'%.80s' cannot name a directory",
+				 args[1]);
 	client_ask(args[0],
 		   json_pack("{s:s, s:s, s:b}", "cmd", "snapshot", "dir", dir,
 			     "stop", s.stop),

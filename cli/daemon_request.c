@@ -316,5 +316,5 @@ void daemon_on_request(void *ctx, struct control_client *client,
 			r->handle(d, client, request);
 		return;
 	}
-	refuse(client, CLI_USAGE, cli_line("unknown request '%s'", cmd));
+	refuse(client, CLI_USAGE, cli_line("unknown request '%.80s'", cmd));
 }

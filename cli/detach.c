@@ -48,8 +48,11 @@ static void leave_the_terminal(int keep_fd)
 	int fd;
 
 	setsid();
-	for (fd = 0; fd < 3; fd++)
-		dup2(null, fd);
+	/* Without a /dev/null the terminal's are closed all the same. */
+	for (fd = 0; fd < 3; fd++) {
+		if (null < 0 || dup2(null, fd) < 0)
+			close(fd);
+	}
 	/* None of the others is ours: nothing has been opened yet. */
 	syscall(SYS_close_range, 3, (unsigned int)keep_fd - 1, 0);
 	syscall(SYS_close_range, (unsigned int)keep_fd + 1, ~0u, 0);

@@ -22,45 +22,30 @@ int guest_opt_detach(void *settings, const char *value);
 int guest_opt_json(void *settings, const char *value);
 
 #define GUEST_OPT_NAME                                                         \
-	{                                                                      \
-		"name", "NAME",                                                \
-			"what to call the guest: up to 64 letters, digits, "   \
-			"'_', '.' and '-'",                                    \
-			guest_opt_name                                         \
-	}
+	{ "name", "NAME",                                                      \
+	  "what to call the guest: up to 64 letters, digits, "                 \
+	  "'_', '.' and '-'",                                                  \
+	  guest_opt_name }
 #define GUEST_OPT_SERIAL                                                       \
-	{                                                                      \
-		"serial", "stdio|file:F|pty|null",                             \
-			"where the serial port leads to (default stdio; null " \
-			"with --detach)",                                      \
-			guest_opt_serial                                       \
-	}
+	{ "serial", "stdio|file:F|pty|null",                                   \
+	  "where the serial port leads to (default stdio; null "               \
+	  "with --detach)",                                                    \
+	  guest_opt_serial }
 #define GUEST_OPT_DIRTY_RING                                                   \
-	{                                                                      \
-		"dirty-ring", "ENTRIES",                                       \
-			"track with dirty rings of this size, a power of two " \
-			"(default: none)",                                     \
-			guest_opt_dirty_ring                                   \
-	}
+	{ "dirty-ring", "ENTRIES",                                             \
+	  "track with dirty rings of this size, a power of two "               \
+	  "(default: none)",                                                   \
+	  guest_opt_dirty_ring }
 #define GUEST_OPT_DISK                                                         \
-	{                                                                      \
-		"disk", "path=F[,ro][,direct]",                                \
-			"not supported by this version", guest_opt_device      \
-	}
+	{ "disk", "path=F[,ro][,direct]", "not supported by this version",     \
+	  guest_opt_device }
 #define GUEST_OPT_NET                                                          \
-	{                                                                      \
-		"net", "tap=T[,mac=M]", "not supported by this version",       \
-			guest_opt_device                                       \
-	}
+	{ "net", "tap=T[,mac=M]", "not supported by this version",             \
+	  guest_opt_device }
 #define GUEST_OPT_DETACH                                                       \
-	{                                                                      \
-		"detach", NULL, "go to the background when ready",             \
-			guest_opt_detach                                       \
-	}
+	{ "detach", NULL, "go to the background when ready", guest_opt_detach }
 #define GUEST_OPT_JSON                                                         \
-	{                                                                      \
-		"json", NULL, "one JSON object on stdout", guest_opt_json      \
-	}
+	{ "json", NULL, "one JSON object on stdout", guest_opt_json }
 
 /*
  * What all three check after parsing: a name, no devices that do not exist yet.

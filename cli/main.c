@@ -69,6 +69,6 @@ int main(int argc, char **argv)
 			return commands[i]->run(commands[i], argc - 1,
 						argv + 1);
 	}
-	cli_log("unknown command '%s' (see vmmd --help)", argv[1]);
+	cli_log("unknown command '%.80s' (see vmmd --help)", argv[1]);
 	return CLI_USAGE;
 }

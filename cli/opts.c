@@ -95,10 +95,10 @@ static int read_argv(const struct cli_cmd *cmd, int argc, char **argv,
 			return CLI_DONE;
 		}
 		if (c == ':')
-			return cli_usage(cmd, "'%s' needs a value",
+			return cli_usage(cmd, "'%.80s' needs a value",
 					 argv[optind - 1]);
 		if (c == '?')
-			return cli_usage(cmd, "unknown option '%s'",
+			return cli_usage(cmd, "unknown option '%.80s'",
 					 argv[optind - 1]);
 		v->given[c - 1] = true;
 		v->text[c - 1] = optarg;
@@ -173,7 +173,7 @@ static int apply(const struct cli_cmd *cmd, const struct values *v,
 		if (!v->given[i] || !cmd->opts[i].set)
 			continue;
 		if (cmd->opts[i].set(settings, v->text[i]) < 0)
-			return cli_usage(cmd, "--%s: '%s' will not do: %s",
+			return cli_usage(cmd, "--%s: '%.80s' will not do: %s",
 					 cmd->opts[i].name, v->text[i],
 					 cmd->opts[i].help);
 	}

@@ -63,12 +63,19 @@ static int step(struct mig_dest *d, enum mig_event ev)
 		pthread_mutex_unlock(&(d)->lock);                              \
 	} while (0)
 
-static int send_empty(struct mig_dest *d, enum proto_type type)
+static int send_complete(struct mig_dest *d)
 {
-	Vmmd__Complete empty = VMMD__COMPLETE__INIT;
+	struct mig_fill *fill = atomic_load(&d->fill);
+	Vmmd__Complete msg = VMMD__COMPLETE__INIT;
+	struct mig_latency faults = { 0 };
 
-	/* COMPLETE stands for every message without fields. */
-	return mig_link_send(d->session->link, type, &empty.base);
+	if (fill)
+		mig_fill_latency(fill, &faults);
+	msg.faults = faults.count;
+	msg.fault_p50_us = faults.p50_us;
+	msg.fault_p99_us = faults.p99_us;
+	msg.fault_max_us = faults.max_us;
+	return mig_link_send(d->session->link, PROTO_COMPLETE, &msg.base);
 }
 
 /* ---- setup ---- */
@@ -226,7 +233,7 @@ static void on_drained(void *ctx)
 	struct mig_dest *d = ctx;
 
 	mig_fault_point(d->session, "drained");
-	send_empty(d, PROTO_COMPLETE);
+	send_complete(d);
 }
 
 static const struct mig_fill_ops fill_ops = {
@@ -403,7 +410,7 @@ static int await_end(struct mig_dest *d)
 
 	mig_fault_point(d->session, "postcopy");
 	if (pending_pages(d) == 0)
-		ret = send_empty(d, PROTO_COMPLETE);
+		ret = send_complete(d);
 	if (ret == 0)
 		ret = mig_link_recv(d->session->link, PROTO_BYE, &msg);
 	if (ret == 0)

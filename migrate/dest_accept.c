@@ -9,27 +9,30 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "migrate/clock.h"
 #include "migrate/net.h"
 
 /*
- * A stranger may connect and say nothing. It holds up the next hello for no
- * longer than this.
+ * Strangers may connect and say nothing: each has this long for its hello, and
+ * when there are too many the oldest goes.
  */
 #define HELLO_TIMEOUT_MS    2000
+#define VISITORS_MAX        64
 #define CHANNELS_TIMEOUT_MS 10000
 
-static int read_hello(int fd, struct proto_hello *h)
-{
-	uint8_t buf[PROTO_HELLO_BYTES];
-	struct timeval timeout = { .tv_sec = HELLO_TIMEOUT_MS / 1000 };
-	struct timeval none = { 0 };
-	int ret;
+/* A connection that has not introduced itself yet. */
+struct visitor {
+	int fd;
+	uint64_t since_us;
+	size_t got_bytes;
+	uint8_t hello[PROTO_HELLO_BYTES];
+};
 
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
-	ret = mig_net_read(fd, buf, sizeof(buf));
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &none, sizeof(none));
-	return ret < 0 ? ret : proto_hello_decode(buf, h);
-}
+/* Acceptor thread only. */
+struct lobby {
+	struct visitor visitors[VISITORS_MAX]; /* oldest first */
+	size_t nr;
+};
 
 /*
  * A control connection goes to the destination thread if that waits for one: a
@@ -76,48 +79,112 @@ static bool attach_channel(struct mig_dest *d, const struct proto_hello *h,
 	return true;
 }
 
-static void welcome(struct mig_dest *d, int fd)
+/* Its hello is complete: it belongs to somebody now, or is shown the door. */
+static void introduce(struct mig_dest *d, const struct visitor *v)
 {
 	struct proto_hello h;
 	bool taken;
 
-	if (mig_net_setup(fd) < 0 || read_hello(fd, &h) < 0) {
-		close(fd);
+	if (proto_hello_decode(v->hello, &h) < 0) {
+		close(v->fd);
 		return;
 	}
 	pthread_mutex_lock(&d->lock);
 	if (h.role == PROTO_ROLE_DATA || h.role == PROTO_ROLE_FAULT)
-		taken = attach_channel(d, &h, fd);
+		taken = attach_channel(d, &h, v->fd);
 	else
-		taken = offer_control(d, &h, fd);
+		taken = offer_control(d, &h, v->fd);
 	pthread_cond_broadcast(&d->changed);
 	pthread_mutex_unlock(&d->lock);
 	if (!taken)
+		close(v->fd);
+}
+
+static void forget(struct lobby *l, size_t i)
+{
+	l->nr--;
+	memmove(&l->visitors[i], &l->visitors[i + 1],
+		(l->nr - i) * sizeof(l->visitors[0]));
+}
+
+static void let_in(struct lobby *l, int listen_fd)
+{
+	int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (mig_net_setup(fd) < 0) {
 		close(fd);
+		return;
+	}
+	if (l->nr == VISITORS_MAX) {
+		close(l->visitors[0].fd);
+		forget(l, 0);
+	}
+	l->visitors[l->nr++] = (struct visitor){ .fd = fd,
+						 .since_us = mig_now_us() };
+}
+
+/* False when it is no visitor any more: introduced, gone, or too slow. */
+static bool listen_to(struct mig_dest *d, struct visitor *v, bool readable)
+{
+	ssize_t n = 0;
+
+	if (readable) {
+		n = recv(v->fd, v->hello + v->got_bytes,
+			 sizeof(v->hello) - v->got_bytes, MSG_DONTWAIT);
+		if (n > 0)
+			v->got_bytes += (size_t)n;
+	}
+	if (v->got_bytes == sizeof(v->hello)) {
+		introduce(d, v);
+		return false;
+	}
+	if ((readable && n == 0) ||
+	    mig_now_us() - v->since_us > HELLO_TIMEOUT_MS * 1000) {
+		close(v->fd);
+		return false;
+	}
+	return true;
+}
+
+/* One wait and what came of it; false when the dest is being freed. */
+static bool receive_visitors(struct mig_dest *d, struct lobby *l)
+{
+	struct pollfd fds[2 + VISITORS_MAX] = {
+		{ .fd = d->wake_fd, .events = POLLIN },
+		{ .fd = d->cfg.listen_fd, .events = POLLIN },
+	};
+	size_t i, nr = l->nr;
+
+	for (i = 0; i < nr; i++)
+		fds[2 + i] = (struct pollfd){ .fd = l->visitors[i].fd,
+					      .events = POLLIN };
+	if (poll(fds, 2 + nr, nr > 0 ? HELLO_TIMEOUT_MS / 4 : -1) < 0)
+		return errno == EINTR;
+	if (fds[0].revents)
+		return false;
+	/* Backwards, so that forgetting one does not move those to come. */
+	for (i = nr; i-- > 0;) {
+		if (!listen_to(d, &l->visitors[i], fds[2 + i].revents != 0))
+			forget(l, i);
+	}
+	if (fds[1].revents & POLLIN)
+		let_in(l, d->cfg.listen_fd);
+	return true;
 }
 
 void *mig_dest_acceptor(void *dest)
 {
 	struct mig_dest *d = dest;
-	struct pollfd fds[2] = {
-		{ .fd = d->cfg.listen_fd, .events = POLLIN },
-		{ .fd = d->wake_fd, .events = POLLIN },
-	};
+	struct lobby l = { .nr = 0 };
 
 	pthread_setname_np(pthread_self(), "accept");
-	for (;;) {
-		int fd;
-
-		if (poll(fds, 2, -1) < 0 && errno != EINTR)
-			return NULL;
-		if (fds[1].revents)
-			return NULL;
-		if (!(fds[0].revents & POLLIN))
-			continue;
-		fd = accept4(d->cfg.listen_fd, NULL, NULL, SOCK_CLOEXEC);
-		if (fd >= 0)
-			welcome(d, fd);
-	}
+	while (receive_visitors(d, &l))
+		;
+	while (l.nr > 0)
+		close(l.visitors[--l.nr].fd);
+	return NULL;
 }
 
 static void deadline(struct timespec *ts, int timeout_ms)

@@ -336,6 +336,13 @@ static int take(struct mig_link *l, struct message *ret_message)
 	return ret;
 }
 
+static const char *reason_of(const ProtobufCMessage *cancel)
+{
+	const char *reason = ((const Vmmd__Cancel *)cancel)->reason;
+
+	return reason[0] ? reason : "the peer gave up without a reason";
+}
+
 int mig_link_recv_any(struct mig_link *l, enum proto_type *ret_type,
 		      ProtobufCMessage **ret_msg)
 {
@@ -346,7 +353,7 @@ int mig_link_recv_any(struct mig_link *l, enum proto_type *ret_type,
 	if (ret < 0)
 		return ret;
 	if (m.type == PROTO_CANCEL) {
-		fail(l, -ECANCELED, ((Vmmd__Cancel *)m.msg)->reason);
+		fail(l, -ECANCELED, reason_of(m.msg));
 		protobuf_c_message_free_unpacked(m.msg, NULL);
 		return -ECANCELED;
 	}
@@ -382,8 +389,7 @@ static bool find_cancel(struct mig_link *l, char *ret_why, size_t bytes)
 
 		if (m->type != PROTO_CANCEL)
 			continue;
-		snprintf(ret_why, bytes, "%s",
-			 ((Vmmd__Cancel *)m->msg)->reason);
+		snprintf(ret_why, bytes, "%s", reason_of(m->msg));
 		return true;
 	}
 	return false;

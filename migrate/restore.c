@@ -214,6 +214,11 @@ static int bring_up(struct mig_restore *r, char **err)
 		ret = load_memory(r, err);
 	if (ret == 0)
 		ret = load_state(r, err);
+	if (r->lazy) {
+		int lazy_ret = restore_lazy_loaded(r->lazy, err);
+
+		ret = ret < 0 ? ret : lazy_ret;
+	}
 	if (ret == 0 && !keep_going(r))
 		ret = mig_say(err, -ECANCELED, "cancelled");
 	if (ret == 0)

@@ -24,7 +24,8 @@ struct restore_lazy {
 	pthread_cond_t changed;  /* of what follows */
 	unsigned int nr_wanting; /* faults being served now */
 	bool drained;
-	int err; /* a page cannot be had */
+	bool loaded; /* the state is: from here on the guest may run */
+	int err;     /* a page cannot be had */
 	uint64_t bad_page;
 };
 
@@ -88,6 +89,22 @@ static void add_wanting(struct restore_lazy *l, int n)
 	pthread_mutex_unlock(&l->lock);
 }
 
+/*
+ * KVM reads guest memory while the state is loaded, and who waits for a page in
+ * there cannot be called back. A page that cannot be had is zero for it: the
+ * guest will not run (restore_lazy_loaded).
+ */
+static void release_loader(struct restore_lazy *l, uint64_t page)
+{
+	bool loading;
+
+	pthread_mutex_lock(&l->lock);
+	loading = l->err < 0 && !l->loaded;
+	pthread_mutex_unlock(&l->lock);
+	if (loading && mig_fill_is_pending(l->fill, page))
+		mig_fill_place(l->fill, page, 1, NULL);
+}
+
 /* Fault thread, or one in mig_fill_ensure(). */
 static void on_want(void *ctx, uint64_t page)
 {
@@ -98,6 +115,7 @@ static void on_want(void *ctx, uint64_t page)
 
 	add_wanting(l, 1);
 	fetch(l, first, end < l->pages ? end : l->pages, buf);
+	release_loader(l, page);
 	add_wanting(l, -1);
 }
 
@@ -209,6 +227,14 @@ static int wait_drained(struct restore_lazy *l, bool (*keep_going)(void *ctx),
 	return ret;
 }
 
+static int say_bad_page(struct restore_lazy *l, const char *so, char **err)
+{
+	return mig_say(err, l->err, "memory: page at offset 0x%llx %s: %s",
+		       (unsigned long long)(l->bad_page * VM_PAGE_BYTES),
+		       l->err == -EBADMSG ? "is damaged" : "cannot be read",
+		       so);
+}
+
 int restore_lazy_run(struct restore_lazy *l, bool (*keep_going)(void *ctx),
 		     void *ctx, char **err)
 {
@@ -222,11 +248,23 @@ int restore_lazy_run(struct restore_lazy *l, bool (*keep_going)(void *ctx),
 		ret = wait_drained(l, keep_going, ctx);
 	if (ret == 0 || ret == -ECANCELED)
 		return ret;
-	return mig_say(err, ret,
-		       "memory: page at offset 0x%llx %s: the guest is held "
-		       "where it is, since it may need that page",
-		       (unsigned long long)(l->bad_page * VM_PAGE_BYTES),
-		       ret == -EBADMSG ? "is damaged" : "cannot be read");
+	return say_bad_page(l,
+			    "the guest is held where it is, since it may "
+			    "need that page",
+			    err);
+}
+
+int restore_lazy_loaded(struct restore_lazy *l, char **err)
+{
+	int ret;
+
+	pthread_mutex_lock(&l->lock);
+	ret = l->err;
+	l->loaded = true;
+	pthread_mutex_unlock(&l->lock);
+	return ret < 0 ? say_bad_page(l, "the guest cannot start without it",
+				      err)
+		       : 0;
 }
 
 void restore_lazy_end(struct restore_lazy *l)

@@ -5,7 +5,7 @@
  * restore's thread reads the rest in file order and stands back for faults. No
  * page is installed before its sum has been checked.
  *
- * Threads: new, run: the restore's. end, stats: any. free: after both.
+ * Threads: new, loaded, run: the restore's. end, stats: any. free: after both.
  * Borrows: guest and image, until free; after end the guest no more.
  */
 #ifndef MIGRATE_RESTORE_LAZY_H
@@ -19,6 +19,11 @@ struct restore_lazy;
 /* Starts serving faults. The guest has not run and its memory is untouched. */
 int restore_lazy_new(struct mig_guest *g, const struct mig_image *img,
 		     struct restore_lazy **ret_lazy, char **err);
+/*
+ * The state has been loaded, which may have needed pages. On failure one of them
+ * could not be had, and the guest must not run.
+ */
+int restore_lazy_loaded(struct restore_lazy *l, char **err);
 /*
  * Returns 0 when every page is in; -ECANCELED when keep_going says so or the
  * fill was ended; else a page cannot be had and *err says which: faults on

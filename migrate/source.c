@@ -44,6 +44,18 @@ int mig_source_step(struct mig_source *s, enum mig_event ev)
 
 /* ---- after the token ---- */
 
+static void note_faults(struct mig_source *s, const Vmmd__Complete *msg)
+{
+	pthread_mutex_lock(&s->lock);
+	s->stats.faults = (struct mig_latency){
+		.count = msg->faults,
+		.p50_us = msg->fault_p50_us,
+		.p99_us = msg->fault_p99_us,
+		.max_us = msg->fault_max_us,
+	};
+	pthread_mutex_unlock(&s->lock);
+}
+
 /* Only the peer's word lets go of the memory here: never an end of file. */
 static int finish(struct mig_source *s)
 {
@@ -59,6 +71,7 @@ static int finish(struct mig_source *s)
 		ret = mig_link_recv(s->session->link, PROTO_COMPLETE, &msg);
 	if (ret < 0)
 		return ret;
+	note_faults(s, (Vmmd__Complete *)msg);
 	protobuf_c_message_free_unpacked(msg, NULL);
 	/* Best effort: the receiver needs nothing from us any more. */
 	mig_link_send(s->session->link, PROTO_BYE, &bye.base);

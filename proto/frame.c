@@ -40,7 +40,7 @@ void proto_hello_encode(const struct proto_hello *h,
 	p = proto_put16(p, (uint16_t)h->role);
 	p = proto_put16(p, h->channel);
 	memcpy(p, h->session, PROTO_SESSION_BYTES);
-	p = proto_put64(p + PROTO_SESSION_BYTES, 0);
+	proto_put64(p + PROTO_SESSION_BYTES, 0);
 }
 
 int proto_hello_decode(const uint8_t in[PROTO_HELLO_BYTES],

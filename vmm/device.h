@@ -37,12 +37,11 @@ struct vm_field {
 	uint32_t bytes;
 };
 
-#define VM_FIELD(_id, _kind, _type, _member)                     \
-	{                                                        \
-		.id = (_id), .kind = (_kind),                    \
-		.offset = (uint32_t)offsetof(_type, _member),    \
-		.bytes = (uint32_t)sizeof(((_type *)0)->_member) \
-	}
+#define VM_FIELD(_id, _kind, _type, _member)                                   \
+	{ .id = (_id),                                                         \
+	  .kind = (_kind),                                                     \
+	  .offset = (uint32_t)offsetof(_type, _member),                        \
+	  .bytes = (uint32_t)sizeof(((_type *)0)->_member) }
 
 struct vm_device;
 

@@ -16,9 +16,9 @@
 #include "vmm/vm.h"
 
 struct vm_dirty_caps {
-	bool manual;			/* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
-	bool initially_set;		/* ... with KVM_DIRTY_LOG_INITIALLY_SET */
-	uint32_t ring_entries_max;	/* 0: KVM has no dirty ring */
+	bool manual;               /* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
+	bool initially_set;        /* ... with KVM_DIRTY_LOG_INITIALLY_SET */
+	uint32_t ring_entries_max; /* 0: KVM has no dirty ring */
 };
 
 /* What /dev/kvm offers. kvm_fd: an open /dev/kvm. */

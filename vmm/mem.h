@@ -24,13 +24,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define VM_PAGE_BYTES UINT64_C(4096)
-#define VM_PAGE_SHIFT 12
-#define VM_LOW_RAM_MAX (UINT64_C(3) << 30)  /* RAM below the 32-bit hole */
-#define VM_HIGH_RAM_GPA (UINT64_C(4) << 30) /* where the rest starts */
+#define VM_PAGE_BYTES    UINT64_C(4096)
+#define VM_PAGE_SHIFT    12
+#define VM_LOW_RAM_MAX   (UINT64_C(3) << 30) /* RAM below the 32-bit hole */
+#define VM_HIGH_RAM_GPA  (UINT64_C(4) << 30) /* where the rest starts */
 #define VM_RAM_BYTES_MAX (UINT64_C(512) << 30)
 #define VM_RAM_BYTES_MIN (UINT64_C(2) << 20)
-#define VM_SLOTS_MAX 2
+#define VM_SLOTS_MAX     2
 
 enum vm_mem_backend {
 	VM_MEM_ANON,

@@ -282,9 +282,7 @@ struct step {
 };
 
 #define STEP(_request, _member)                                                \
-	{                                                                      \
-		_request, offsetof(struct vm_cpu_state, _member), #_request    \
-	}
+	{ _request, offsetof(struct vm_cpu_state, _member), #_request }
 
 static int take_steps(struct vm_cpu *c, const struct vm_cpu_state *s,
 		      const struct step *steps, size_t nr, char **err)

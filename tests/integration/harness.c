@@ -42,8 +42,13 @@ static size_t on_output(void *ctx, const uint8_t *data, size_t bytes)
 {
 	struct console *c = ctx;
 
+	char *text;
+
 	pthread_mutex_lock(&c->lock);
-	c->text = realloc(c->text, c->bytes + bytes + 1);
+	text = realloc(c->text, c->bytes + bytes + 1);
+	if (!text)
+		die("out of memory");
+	c->text = text;
 	memcpy(c->text + c->bytes, data, bytes);
 	c->bytes += bytes;
 	c->text[c->bytes] = '\0';

@@ -291,8 +291,10 @@ static void grow_events(Vmmd__VmState *m, uint8_t last)
 {
 	ProtobufCBinaryData *b = &m->cpus[0]->events;
 
-	b->data = realloc(b->data, b->len + 8);
-	assert_non_null(b->data);
+	uint8_t *data = realloc(b->data, b->len + 8);
+
+	assert_non_null(data);
+	b->data = data;
 	memset(b->data + b->len, 0, 8);
 	b->len += 8;
 	b->data[b->len - 1] = last;
@@ -401,14 +403,15 @@ static void test_unknown_fields_are_skipped(void **state)
 	/* Field 100, 3 bytes. */
 	static const uint8_t extra[] = { 0xa2, 0x06, 3, 1, 2, 3 };
 	struct vm_state s;
-	uint8_t *buf;
+	uint8_t *longer, *buf;
 	size_t bytes;
 	char *err;
 
 	(void)state;
 	pack(&buf, &bytes);
-	buf = realloc(buf, bytes + sizeof(extra));
-	assert_non_null(buf);
+	longer = realloc(buf, bytes + sizeof(extra));
+	assert_non_null(longer);
+	buf = longer;
 	memcpy(buf + bytes, extra, sizeof(extra));
 	assert_int_equal(unpack(buf, bytes + sizeof(extra), &s, &err), 0);
 	vm_state_fini(&s);
