@@ -19,6 +19,7 @@
 #define HELLO_TIMEOUT_MS    2000
 #define VISITORS_MAX        64
 #define CHANNELS_TIMEOUT_MS 10000
+#define ACCEPT_RETRY_MS     100
 
 /* A connection that has not introduced itself yet. */
 struct visitor {
@@ -45,7 +46,7 @@ static bool offer_control(struct mig_dest *d, const struct proto_hello *h,
 	bool wanted;
 
 	if (h->role == PROTO_ROLE_CONTROL)
-		wanted = phase == MIG_SETUP && !d->session;
+		wanted = phase == MIG_SETUP && !d->met_source;
 	else
 		wanted = d->session && memcmp(d->session->id, h->session,
 					      PROTO_SESSION_BYTES) == 0;
@@ -111,8 +112,11 @@ static void let_in(struct lobby *l, int listen_fd)
 {
 	int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
 
-	if (fd < 0)
+	if (fd < 0) {
+		/* Out of descriptors, say: it would be readable again at once. */
+		poll(NULL, 0, ACCEPT_RETRY_MS);
 		return;
+	}
 	if (mig_net_setup(fd) < 0) {
 		close(fd);
 		return;
@@ -239,18 +243,15 @@ static bool all_there(const struct mig_session *s)
 
 int mig_dest_wait_channels(struct mig_dest *d)
 {
-	struct timespec until;
-	int ret = 0;
+	uint64_t end_us = mig_now_us() + CHANNELS_TIMEOUT_MS * 1000;
+	bool there;
 
-	deadline(&until, CHANNELS_TIMEOUT_MS);
 	pthread_mutex_lock(&d->lock);
-	while (ret == 0 && !all_there(d->session)) {
-		if (d->ending || mig_session_broken(d->session))
-			ret = -ECONNRESET;
-		else
-			ret = -pthread_cond_timedwait(&d->changed, &d->lock,
-						      &until);
-	}
+	while (!(there = all_there(d->session)) && mig_dest_may_wait(d) &&
+	       mig_now_us() < end_us)
+		mig_dest_wait(d);
 	pthread_mutex_unlock(&d->lock);
-	return ret;
+	if (there)
+		return 0;
+	return mig_session_broken(d->session) ? -ECONNRESET : -ETIMEDOUT;
 }

@@ -199,21 +199,13 @@ static int take_batch(struct mig_receiver *r, struct inbox *in)
 	return -EBADMSG;
 }
 
-static void lose_session(struct mig_dest *d, int ret)
-{
-	mig_session_break(d->session, ret, "page channel: %s",
-			  ret == -EBADMSG ? "damaged data" : strerror(-ret));
-	pthread_mutex_lock(&d->lock);
-	pthread_cond_broadcast(&d->changed);
-	pthread_mutex_unlock(&d->lock);
-}
-
 /* Once every page is in, the source may close these before its BYE is read. */
 static bool may_end(struct mig_dest *d)
 {
 	struct mig_fill *fill = atomic_load(&d->fill);
 
-	return mig_phase(&d->phases) == MIG_POSTCOPY &&
+	/* MIG_PAUSED: a rejoin that has not been noted yet. */
+	return mig_phase(&d->phases) >= MIG_POSTCOPY &&
 	       (!fill || mig_fill_pending(fill) == 0);
 }
 
@@ -229,7 +221,9 @@ static void *receiver_main(void *arg)
 	while (in && (ret = take_batch(r, in)) == 0)
 		;
 	if (ret != -ECONNRESET || !may_end(d))
-		lose_session(d, ret);
+		mig_session_break(d->session, ret, "page channel: %s",
+				  ret == -EBADMSG ? "damaged data"
+						  : strerror(-ret));
 	if (in)
 		free(in->pages);
 	free(in);

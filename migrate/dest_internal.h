@@ -1,7 +1,9 @@
 /*
  * migrate/dest_internal.h: what the files of the destination share.
  *
- * dest.c	the phases, mirrored from the source
+ * dest.c	the thread: setup, token, endings
+ * dest_switch.c	the source's pause: what stayed behind, state, READY
+ * dest_rejoin.c	MIG_PAUSED: waiting for the source to come back
  * dest_accept.c	the listener: hellos, and who they belong to
  * dest_setup.c	SETUP judged, the machine built
  * dest_channel.c	pages off the wire and into place
@@ -45,7 +47,8 @@ struct mig_dest {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	bool ending;
-	int offered_fd; /* a control connection for the thread, or -1 */
+	bool met_source; /* SETUP came: no other source is wanted */
+	int offered_fd;  /* a control connection for the thread, or -1 */
 	enum proto_role offered_role;
 	uint8_t offered_id[PROTO_SESSION_BYTES];
 	struct mig_session *session;
@@ -53,8 +56,9 @@ struct mig_dest {
 	char error[MIG_ERROR_BYTES];
 	struct mig_stats stats;
 	struct mig_guest *guest;
-	bool handed_over; /* the guest is the caller's */
-	bool guest_runs;  /* so it may be handed over */
+	bool handed_over;  /* the guest is the caller's */
+	bool guest_runs;   /* so it may be handed over */
+	bool running_told; /* RUNNING was sent, so COMPLETE may follow */
 
 	/* Written by mig_phase_step() on the destination thread; read by any. */
 	struct mig_phases phases;
@@ -64,8 +68,14 @@ struct mig_dest {
 	uint64_t ram_pages;    /* constant from the first channel on */
 	struct mig_receiver receivers[PROTO_CHANNELS_MAX + 1];
 
-	/* Set before READY is sent, then constant; NULL: pages go to RAM. */
+	/*
+	 * Set before READY is sent, then constant; NULL: pages go to RAM.
+	 * Written under doom_lock (taken inside lock), as is doomed: the session
+	 * broke before READY, so this guest must never run.
+	 */
 	struct mig_fill *_Atomic fill;
+	pthread_mutex_t doom_lock;
+	bool doomed;
 
 	/*
 	 * Atomic bitmaps, precopy only. received: has been given data, so zeros
@@ -89,6 +99,33 @@ struct mig_dest {
 
 /* dest.c; the first reason is the one people see. Any thread. */
 void mig_dest_say(struct mig_dest *d, const char *why);
+/* The destination thread, from here on. */
+int mig_dest_step(struct mig_dest *d, enum mig_event ev);
+/* Under lock: waiting on changed makes sense; a short wait for it. */
+bool mig_dest_may_wait(const struct mig_dest *d);
+void mig_dest_wait(struct mig_dest *d);
+void mig_dest_on_broken(void *dest); /* of the session; any thread */
+void mig_dest_publish_session(struct mig_dest *d, struct mig_session *session);
+void mig_dest_publish_fill(struct mig_dest *d, struct mig_fill *fill);
+/* Until all channels have come and are being read. */
+int mig_dest_use_channels(struct mig_dest *d);
+extern const struct mig_fill_ops mig_dest_fill_ops;
+uint64_t mig_dest_pending_pages(struct mig_dest *d);
+/* COMPLETE, when it is due, and BYE. */
+int mig_dest_await_end(struct mig_dest *d);
+/*
+ * No thread uses the session after this. ret: why it ended, 0 for well. True
+ * when the source itself said that it gave up.
+ */
+bool mig_dest_quiet(struct mig_dest *d, int ret);
+/* Nothing of the guest may ever run here. */
+void mig_dest_discard(struct mig_dest *d);
+void mig_dest_complete(struct mig_dest *d);
+
+/* dest_switch.c */
+int mig_dest_switchover(struct mig_dest *d);
+/* dest_rejoin.c: back when the migration has ended, or the dest is freed. */
+void mig_dest_stay_paused(struct mig_dest *d);
 
 /* dest_accept.c */
 void *mig_dest_acceptor(void *dest);

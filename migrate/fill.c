@@ -457,6 +457,12 @@ void mig_fill_fail(struct mig_fill *f)
 	pthread_mutex_unlock(&f->lock);
 }
 
+void mig_fill_abandon(struct mig_fill *f)
+{
+	mig_fill_fail(f);
+	uffd_stop(f->uffd, UFFD_MISSING);
+}
+
 void mig_fill_set_protect(struct mig_fill *f, bool protect)
 {
 	pthread_rwlock_wrlock(&f->install);

@@ -34,7 +34,7 @@ struct mig_fill_ops {
 /*
  * Takes over pending (malloc'd, one bit per page; on failure it stays the
  * caller's), sets g->fill and starts UFFD_MISSING. The vm must be stopped or
- * never started, and no pending page may be populated: discard it before, for
+ * never started, and no pending page may be populated when one is first placed:
  * a page that is there is never replaced. With nothing pending drained is not
  * called.
  */
@@ -66,6 +66,12 @@ void mig_fill_want_again(struct mig_fill *f);
  */
 int mig_fill_ensure(struct mig_fill *f, uint64_t page, uint64_t nr,
 		    bool (*keep_going)(void *ctx), void *ctx);
+/*
+ * Lets go of everybody who waits for a page: it reads as zero, as in
+ * mig_fill_free(), which is still due. For a machine that will never run, from
+ * any thread but the fault thread.
+ */
+void mig_fill_abandon(struct mig_fill *f);
 /* The supplier cannot go on: mig_fill_ensure() stops waiting. */
 void mig_fill_fail(struct mig_fill *f);
 /* Only between start and stop of UFFD_WP. Any thread. */

@@ -12,14 +12,17 @@
 
 #include "migrate/clock.h"
 #include "migrate/net.h"
+#include "migrate/say.h"
 #include "proto/control.pb-c.h"
 
 /* The reader stops reading when this much waits: TCP holds the peer back. */
-#define QUEUE_MAX 64
-#define TICK_MS   1000
+#define QUEUE_MAX       64
+#define QUEUE_BYTES_MAX (8u << 20)
+#define TICK_MS         1000
 
 struct message {
 	enum proto_type type;
+	uint32_t bytes;
 	ProtobufCMessage *msg; /* owned */
 };
 
@@ -37,6 +40,8 @@ struct mig_link {
 	pthread_cond_t changed;
 	struct message queue[QUEUE_MAX];
 	size_t first, nr;
+	size_t queued_bytes;
+	uint32_t body_max; /* of what may come now */
 	bool ending;
 	bool reader_ended; /* nothing more will come */
 	int err;
@@ -135,6 +140,16 @@ static int read_frame(struct mig_link *l, struct proto_frame *f)
 	return proto_frame_decode(header, f);
 }
 
+static uint32_t body_limit(struct mig_link *l)
+{
+	uint32_t max;
+
+	pthread_mutex_lock(&l->lock);
+	max = l->body_max;
+	pthread_mutex_unlock(&l->lock);
+	return max;
+}
+
 /* *ret_msg stays NULL for a type that we may ignore. */
 static int read_message(struct mig_link *l, struct proto_frame *f,
 			ProtobufCMessage **ret_msg)
@@ -145,6 +160,8 @@ static int read_message(struct mig_link *l, struct proto_frame *f,
 	ret = read_frame(l, f);
 	if (ret < 0)
 		return ret;
+	if (f->bytes > body_limit(l))
+		return -EMSGSIZE;
 	body = malloc(f->bytes + 1);
 	if (!body)
 		return -ENOMEM;
@@ -160,17 +177,23 @@ static int read_message(struct mig_link *l, struct proto_frame *f,
 }
 
 /* False when the link is being freed. Takes msg. */
-static bool enqueue(struct mig_link *l, enum proto_type type,
+static bool enqueue(struct mig_link *l, const struct proto_frame *f,
 		    ProtobufCMessage *msg)
 {
 	bool taken = false;
 
 	pthread_mutex_lock(&l->lock);
-	while (l->nr == QUEUE_MAX && !l->ending)
+	while (!l->ending &&
+	       (l->nr == QUEUE_MAX ||
+		(l->nr > 0 && l->queued_bytes + f->bytes > QUEUE_BYTES_MAX)))
 		pthread_cond_wait(&l->changed, &l->lock);
 	if (!l->ending) {
-		l->queue[(l->first + l->nr) % QUEUE_MAX] =
-			(struct message){ .type = type, .msg = msg };
+		l->queue[(l->first + l->nr) % QUEUE_MAX] = (struct message){
+			.type = (enum proto_type)f->type,
+			.bytes = f->bytes,
+			.msg = msg,
+		};
+		l->queued_bytes += f->bytes;
 		l->nr++;
 		taken = true;
 		pthread_cond_broadcast(&l->changed);
@@ -234,14 +257,15 @@ static void *reader(void *arg)
 			protobuf_c_message_free_unpacked(msg, NULL);
 			continue;
 		}
-		if (!enqueue(l, (enum proto_type)f.type, msg))
+		if (!enqueue(l, &f, msg))
 			return NULL;
 	}
 }
 
-int mig_link_new(int fd, mig_link_lost *lost, void *ctx,
+int mig_link_new(int fd, uint32_t body_max, mig_link_lost *lost, void *ctx,
 		 struct mig_link **ret_link)
 {
+	pthread_condattr_t attr;
 	struct mig_link *l;
 	int ret;
 
@@ -255,7 +279,11 @@ int mig_link_new(int fd, mig_link_lost *lost, void *ctx,
 	l->ctx = ctx;
 	pthread_mutex_init(&l->send_lock, NULL);
 	pthread_mutex_init(&l->lock, NULL);
-	pthread_cond_init(&l->changed, NULL);
+	l->body_max = body_max;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&l->changed, &attr);
+	pthread_condattr_destroy(&attr);
 	ret = -pthread_create(&l->thread, NULL, reader, l);
 	if (ret < 0)
 		goto free_l;
@@ -276,8 +304,8 @@ void mig_link_free(struct mig_link *l)
 	l->ending = true;
 	pthread_cond_broadcast(&l->changed);
 	pthread_mutex_unlock(&l->lock);
-	/* What was sent stays on its way; only our reader is woken. */
-	shutdown(l->fd, SHUT_RD);
+	/* Wakes our reader; what was sent stays on its way. */
+	shutdown(l->fd, SHUT_RDWR);
 	pthread_join(l->thread, NULL);
 	while (l->nr > 0) {
 		protobuf_c_message_free_unpacked(l->queue[l->first].msg, NULL);
@@ -316,44 +344,55 @@ int mig_link_send(struct mig_link *l, enum proto_type type,
 	return ret;
 }
 
-static int take(struct mig_link *l, struct message *ret_message)
+/* until: NULL for as long as it takes. */
+static int take(struct mig_link *l, const struct timespec *until,
+		struct message *ret_message)
 {
 	int ret = 0;
 
 	pthread_mutex_lock(&l->lock);
-	while (l->nr == 0 && l->err == 0)
-		pthread_cond_wait(&l->changed, &l->lock);
+	while (ret == 0 && l->nr == 0 && l->err == 0)
+		ret = until ? -pthread_cond_timedwait(&l->changed, &l->lock,
+						      until)
+			    : -pthread_cond_wait(&l->changed, &l->lock);
 	/* What came before the trouble still counts: it may be the reason. */
 	if (l->nr > 0) {
 		*ret_message = l->queue[l->first];
 		l->first = (l->first + 1) % QUEUE_MAX;
 		l->nr--;
+		l->queued_bytes -= ret_message->bytes;
 		pthread_cond_broadcast(&l->changed);
-	} else {
+		ret = 0;
+	} else if (l->err != 0) {
 		ret = l->err;
 	}
 	pthread_mutex_unlock(&l->lock);
 	return ret;
 }
 
-static const char *reason_of(const ProtobufCMessage *cancel)
+static void copy_reason(const ProtobufCMessage *cancel, char *ret_why,
+			size_t bytes)
 {
 	const char *reason = ((const Vmmd__Cancel *)cancel)->reason;
 
-	return reason[0] ? reason : "the peer gave up without a reason";
+	snprintf(ret_why, bytes, "%s",
+		 reason[0] ? reason : "the peer gave up without a reason");
+	mig_clean_text(ret_why);
 }
 
-int mig_link_recv_any(struct mig_link *l, enum proto_type *ret_type,
-		      ProtobufCMessage **ret_msg)
+static int recv_any(struct mig_link *l, const struct timespec *until,
+		    enum proto_type *ret_type, ProtobufCMessage **ret_msg)
 {
 	struct message m = { 0 };
+	char why[512];
 	int ret;
 
-	ret = take(l, &m);
+	ret = take(l, until, &m);
 	if (ret < 0)
 		return ret;
 	if (m.type == PROTO_CANCEL) {
-		fail(l, -ECANCELED, reason_of(m.msg));
+		copy_reason(m.msg, why, sizeof(why));
+		fail(l, -ECANCELED, why);
 		protobuf_c_message_free_unpacked(m.msg, NULL);
 		return -ECANCELED;
 	}
@@ -362,14 +401,20 @@ int mig_link_recv_any(struct mig_link *l, enum proto_type *ret_type,
 	return 0;
 }
 
-int mig_link_recv(struct mig_link *l, enum proto_type type,
-		  ProtobufCMessage **ret_msg)
+int mig_link_recv_any(struct mig_link *l, enum proto_type *ret_type,
+		      ProtobufCMessage **ret_msg)
+{
+	return recv_any(l, NULL, ret_type, ret_msg);
+}
+
+static int recv_typed(struct mig_link *l, const struct timespec *until,
+		      enum proto_type type, ProtobufCMessage **ret_msg)
 {
 	enum proto_type got;
 	char why[128];
 	int ret;
 
-	ret = mig_link_recv_any(l, &got, ret_msg);
+	ret = recv_any(l, until, &got, ret_msg);
 	if (ret < 0 || got == type)
 		return ret;
 	protobuf_c_message_free_unpacked(*ret_msg, NULL);
@@ -378,6 +423,29 @@ int mig_link_recv(struct mig_link *l, enum proto_type type,
 		 proto_type_name(got), proto_type_name(type));
 	fail(l, -EPROTO, why);
 	return -EPROTO;
+}
+
+int mig_link_recv(struct mig_link *l, enum proto_type type,
+		  ProtobufCMessage **ret_msg)
+{
+	return recv_typed(l, NULL, type, ret_msg);
+}
+
+int mig_link_recv_setup(struct mig_link *l, int timeout_s,
+			ProtobufCMessage **ret_msg)
+{
+	struct timespec until;
+	int ret;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += timeout_s;
+	ret = recv_typed(l, &until, PROTO_SETUP, ret_msg);
+	if (ret < 0)
+		return ret;
+	pthread_mutex_lock(&l->lock);
+	l->body_max = UINT32_MAX;
+	pthread_mutex_unlock(&l->lock);
+	return 0;
 }
 
 static bool find_cancel(struct mig_link *l, char *ret_why, size_t bytes)
@@ -389,7 +457,7 @@ static bool find_cancel(struct mig_link *l, char *ret_why, size_t bytes)
 
 		if (m->type != PROTO_CANCEL)
 			continue;
-		snprintf(ret_why, bytes, "%s", reason_of(m->msg));
+		copy_reason(m->msg, ret_why, bytes);
 		return true;
 	}
 	return false;

@@ -23,12 +23,16 @@
 
 struct mig_link;
 
+/* Nobody may make us hold more before he has said what he wants. */
+#define MIG_LINK_SETUP_MAX (256u << 10)
+
 /*
- * Takes fd, also on failure. lost: at most once, with the first error and its
+ * Takes fd, also on failure. body_max: the longest message to take, UINT32_MAX
+ * for what the types allow. lost: at most once, with the first error and its
  * sentence, on the thread that met it.
  */
 typedef void mig_link_lost(void *ctx, int err, const char *why);
-int mig_link_new(int fd, mig_link_lost *lost, void *ctx,
+int mig_link_new(int fd, uint32_t body_max, mig_link_lost *lost, void *ctx,
 		 struct mig_link **ret_link);
 void mig_link_free(struct mig_link *l); /* NULL is fine */
 
@@ -41,6 +45,9 @@ int mig_link_send(struct mig_link *l, enum proto_type type,
  */
 int mig_link_recv(struct mig_link *l, enum proto_type type,
 		  ProtobufCMessage **ret_msg);
+/* SETUP, within timeout_s (-ETIMEDOUT); from then on any length is taken. */
+int mig_link_recv_setup(struct mig_link *l, int timeout_s,
+			ProtobufCMessage **ret_msg);
 /* The same without caring which: *ret_type says. */
 int mig_link_recv_any(struct mig_link *l, enum proto_type *ret_type,
 		      ProtobufCMessage **ret_msg);

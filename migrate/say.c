@@ -16,3 +16,11 @@ int mig_say(char **err, int ret, const char *fmt, ...)
 	va_end(ap);
 	return ret;
 }
+
+void mig_clean_text(char *text)
+{
+	for (; *text; text++) {
+		if (*text != '\n' && (*text < ' ' || *text > '~'))
+			*text = '?';
+	}
+}

@@ -11,4 +11,10 @@
 int mig_say(char **err, int ret, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/*
+ * Text that a peer sent, made fit for a terminal and for JSON: one byte for one,
+ * only printable ASCII and newlines stay. In place.
+ */
+void mig_clean_text(char *text);
+
 #endif

@@ -16,7 +16,8 @@ static void on_link_lost(void *ctx, int err, const char *why)
 }
 
 int mig_session_new(const uint8_t id[PROTO_SESSION_BYTES], int control_fd,
-		    unsigned int channels, struct mig_session **ret_session)
+		    unsigned int channels, void (*on_broken)(void *ctx),
+		    void *ctx, struct mig_session **ret_session)
 {
 	struct mig_session *s;
 	unsigned int i;
@@ -29,13 +30,17 @@ int mig_session_new(const uint8_t id[PROTO_SESSION_BYTES], int control_fd,
 	}
 	memcpy(s->id, id, PROTO_SESSION_BYTES);
 	s->channels = channels;
+	s->on_broken = on_broken;
+	s->ctx = ctx;
 	s->fault_fd = -1;
 	for (i = 0; i < PROTO_CHANNELS_MAX; i++)
 		s->data_fds[i] = -1;
 	pthread_mutex_init(&s->lock, NULL);
 	/* The reader may lose the link before we have stored it: hold it off. */
 	pthread_mutex_lock(&s->lock);
-	ret = mig_link_new(control_fd, on_link_lost, s, &s->link);
+	ret = mig_link_new(control_fd,
+			   channels ? UINT32_MAX : MIG_LINK_SETUP_MAX,
+			   on_link_lost, s, &s->link);
 	pthread_mutex_unlock(&s->lock);
 	if (ret < 0) {
 		pthread_mutex_destroy(&s->lock);
@@ -87,10 +92,12 @@ static void shut_pages(struct mig_session *s)
 void mig_session_break(struct mig_session *s, int err, const char *fmt, ...)
 {
 	char why[sizeof(s->why)];
+	bool first;
 	va_list ap;
 
 	pthread_mutex_lock(&s->lock);
-	if (s->err == 0) {
+	first = s->err == 0;
+	if (first) {
 		va_start(ap, fmt);
 		vsnprintf(s->why, sizeof(s->why), fmt, ap);
 		va_end(ap);
@@ -100,8 +107,10 @@ void mig_session_break(struct mig_session *s, int err, const char *fmt, ...)
 	atomic_store(&s->broken, true);
 	shut_pages(s);
 	pthread_mutex_unlock(&s->lock);
-	/* Outside the lock: it calls back into on_link_lost(). */
+	/* Outside the lock: these call back. */
 	mig_link_wake(s->link, err, why);
+	if (first && s->on_broken)
+		s->on_broken(s->ctx);
 }
 
 void mig_session_cut(struct mig_session *s)

@@ -26,6 +26,8 @@ struct mig_session {
 	/* Constant once the session is in use. */
 	uint8_t id[PROTO_SESSION_BYTES];
 	struct mig_link *link;
+	void (*on_broken)(void *ctx);
+	void *ctx;
 	unsigned int channels;
 	int data_fds[PROTO_CHANNELS_MAX]; /* -1: not connected */
 	int fault_fd;                     /* likewise */
@@ -37,9 +39,14 @@ struct mig_session {
 	atomic_bool broken;
 };
 
-/* Takes control_fd, also on failure. */
+/*
+ * Takes control_fd, also on failure. channels 0: not known before SETUP, and
+ * until then only short messages are taken. on_broken (may be NULL): at the first break,
+ * on the thread that broke it.
+ */
 int mig_session_new(const uint8_t id[PROTO_SESSION_BYTES], int control_fd,
-		    unsigned int channels, struct mig_session **ret_session);
+		    unsigned int channels, void (*on_broken)(void *ctx),
+		    void *ctx, struct mig_session **ret_session);
 void mig_session_free(struct mig_session *s); /* NULL is fine */
 
 /* Put fd into one of the slots above; shut at once when already broken. */

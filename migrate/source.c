@@ -56,6 +56,19 @@ static void note_faults(struct mig_source *s, const Vmmd__Complete *msg)
 	pthread_mutex_unlock(&s->lock);
 }
 
+static void note_postcopy(struct mig_source *s, uint64_t begin_us)
+{
+	uint64_t spent_us = mig_now_us() - begin_us, us;
+
+	pthread_mutex_lock(&s->lock);
+	s->stats.postcopy_us += spent_us;
+	us = s->flow_us + s->stats.postcopy_us;
+	if (us > 0)
+		s->stats.throughput_bytes_per_s = atomic_load(&s->bytes_sent) *
+						  1000000 / us;
+	pthread_mutex_unlock(&s->lock);
+}
+
 /* Only the peer's word lets go of the memory here: never an end of file. */
 static int finish(struct mig_source *s)
 {
@@ -69,23 +82,15 @@ static int finish(struct mig_source *s)
 		ret = mig_source_push(s);
 	if (ret == 0)
 		ret = mig_link_recv(s->session->link, PROTO_COMPLETE, &msg);
+	if (s->has_responder)
+		note_postcopy(s, begin_us);
 	if (ret < 0)
 		return ret;
 	note_faults(s, (Vmmd__Complete *)msg);
 	protobuf_c_message_free_unpacked(msg, NULL);
 	/* Best effort: the receiver needs nothing from us any more. */
 	mig_link_send(s->session->link, PROTO_BYE, &bye.base);
-	pthread_mutex_lock(&s->lock);
-	if (s->has_responder) {
-		uint64_t us = s->flow_us + mig_now_us() - begin_us;
-
-		s->stats.postcopy_us += mig_now_us() - begin_us;
-		if (us > 0)
-			s->stats.throughput_bytes_per_s =
-				atomic_load(&s->bytes_sent) * 1000000 / us;
-	}
-	s->stats.total_us = mig_now_us() - s->begin_us;
-	pthread_mutex_unlock(&s->lock);
+	MIG_SOURCE_STAT(s, total_us, mig_now_us() - s->begin_us);
 	return 0;
 }
 
@@ -161,11 +166,12 @@ static void give_up(struct mig_source *s)
 	bool stopped = mig_phase(&s->phases) == MIG_SWITCHOVER;
 	bool cancelled;
 
-	if (s->session)
-		mig_session_say_cancel(s->session, s->error);
-	mig_tracker_stop(s->tracker);
+	/* The guest first: telling the peer may take as long as the peer likes. */
 	if (s->was_running)
 		vm_resume(s->vm);
+	mig_tracker_stop(s->tracker);
+	if (s->session)
+		mig_session_say_cancel(s->session, s->error);
 	if (s->session && stopped)
 		mig_source_abort_peer(s);
 	pthread_mutex_lock(&s->lock);
@@ -206,6 +212,7 @@ static int rejoined(struct mig_source *s)
 	int ret;
 
 	atomic_store(&s->left_pages, bitmap_count(s->pending, s->ram_pages));
+	mig_source_note_running(s);
 	ret = mig_source_step(s, ON_REJOINED);
 	if (ret == 0)
 		ret = mig_source_start_responder(s);
@@ -224,6 +231,13 @@ static void *rejoin_main(void *arg)
 	if (ret < 0) {
 		say_session_error(s, ret);
 		quiet_session(s, ret);
+		s->ops->changed(s->ctx);
+		return NULL;
+	}
+	if (never_ran && mig_source_was_told_running(s)) {
+		mig_source_say(s, "the receiver said that it runs the guest, "
+				  "and now that it never did");
+		quiet_session(s, -EPROTO);
 		s->ops->changed(s->ctx);
 		return NULL;
 	}
@@ -404,6 +418,11 @@ void mig_source_free(struct mig_source *s)
 {
 	if (!s)
 		return;
+	pthread_mutex_lock(&s->lock);
+	s->ending = true;
+	if (s->session)
+		mig_session_break(s->session, -ESHUTDOWN, "given up");
+	pthread_mutex_unlock(&s->lock);
 	join(s);
 	free_all(s);
 }

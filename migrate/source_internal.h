@@ -55,6 +55,7 @@ struct mig_source {
 	char error[MIG_ERROR_BYTES];
 	struct mig_stats stats;
 	bool cancelled;
+	bool ending; /* mig_source_free() */
 	struct mig_session
 		*session; /* pointer; the thread may read it freely */
 
@@ -72,7 +73,8 @@ struct mig_source {
 	uint8_t *state; /* packed, of the instant saved_ns */
 	size_t state_bytes;
 	uint64_t saved_ns;
-	uint64_t flow_us; /* time in which pages were flowing, and */
+	uint64_t stopped_us; /* when the vCPUs were told to stop */
+	uint64_t flow_us;    /* time in which pages were flowing, and */
 	uint64_t flow_bytes;
 
 	/* Postcopy: who clears a bit sends the page. Atomic. */
@@ -122,6 +124,9 @@ int mig_source_sync(struct mig_source *s);
 
 /* source_switch.c: *ret_done false: the guest was revived, precopy goes on. */
 int mig_source_switchover(struct mig_source *s, bool postcopy, bool *ret_done);
+/* The receiver runs the guest: the downtime is over, if it was not before. */
+void mig_source_note_running(struct mig_source *s);
+bool mig_source_was_told_running(struct mig_source *s);
 
 /*
  * source_send.c: one channel's outgoing batch. Runs and pages are collected and
@@ -139,6 +144,7 @@ void mig_sender_free(struct mig_sender *x);
 /* Reads the page now; sends it now or later. */
 int mig_sender_page(struct mig_sender *x, uint64_t page);
 int mig_sender_flush(struct mig_sender *x);
+uint64_t mig_sender_holds(const struct mig_sender *x); /* pages not yet sent */
 struct mig_source *mig_sender_source(const struct mig_sender *x);
 /* share on one data channel, then flush; trouble breaks the session. */
 typedef int mig_share(struct mig_sender *x, unsigned int channel);

@@ -135,9 +135,13 @@ static int push_stripe(struct mig_source *s, struct mig_sender *x,
 		end = s->ram_pages;
 	for (page = bitmap_next_set(s->pending, first, end);
 	     ret == 0 && page < end;
-	     page = bitmap_next_set(s->pending, page + 1, end))
+	     page = bitmap_next_set(s->pending, page + 1, end)) {
+		/* Nothing is claimed while we wait for the bandwidth limit. */
+		if (mig_sender_holds(x) == 0)
+			mig_rate_wait(&s->rate, mig_source_may_go_on, s);
 		ret = send_if_pending(s, x, page);
-	return ret;
+	}
+	return ret < 0 ? ret : mig_sender_flush(x);
 }
 
 /*

@@ -14,11 +14,8 @@ struct mig_sender {
 	uint8_t head[PROTO_BATCH_HEAD_MAX];
 };
 
-static const uint32_t batch_pages[] = {
-	[MIG_LANE_BULK] = PROTO_BATCH_PAGES_MAX,
-	[MIG_LANE_PUSH] = 32,
-	[MIG_LANE_FAULT] = PROTO_BATCH_PAGES_MAX,
-};
+/* A page that was claimed in postcopy may be waited for: short batches. */
+#define PUSH_PAGES 32
 
 static const uint8_t *page_hva(const struct mig_source *s, uint64_t page)
 {
@@ -60,11 +57,13 @@ static int write_batch(struct mig_sender *x, struct iovec *iov, size_t nr)
 
 	for (i = 0; i < nr; i++)
 		bytes += iov[i].iov_len;
-	if (x->lane != MIG_LANE_FAULT)
-		mig_rate_take(&s->rate, bytes, mig_source_may_go_on, s);
+	/* MIG_LANE_PUSH waits before it claims pages; faults never wait. */
+	if (x->lane == MIG_LANE_BULK)
+		mig_rate_wait(&s->rate, mig_source_may_go_on, s);
 	ret = mig_net_writev(x->fd, iov, nr);
 	if (ret < 0)
 		return ret;
+	mig_rate_charge(&s->rate, bytes);
 	atomic_fetch_add_explicit(&s->bytes_sent, bytes, memory_order_relaxed);
 	return 0;
 }
@@ -138,12 +137,20 @@ int mig_sender_page(struct mig_sender *x, uint64_t page)
 	if (proto_page_is_zero(data)) {
 		append_run(&x->zero, page);
 		x->zero_pages++;
-		return x->zero.nr_runs < PROTO_BATCH_PAGES_MAX ? 0
-							       : flush_zero(x);
+	} else {
+		append_run(&x->data, page);
+		x->data.sums[x->data.nr_sums++] = proto_page_sum(page, data);
 	}
-	append_run(&x->data, page);
-	x->data.sums[x->data.nr_sums++] = proto_page_sum(page, data);
-	return x->data.nr_sums < batch_pages[x->lane] ? 0 : flush_data(x);
+	if (x->lane == MIG_LANE_PUSH && mig_sender_holds(x) >= PUSH_PAGES)
+		return mig_sender_flush(x);
+	if (x->zero.nr_runs == PROTO_BATCH_PAGES_MAX)
+		return flush_zero(x);
+	return x->data.nr_sums < PROTO_BATCH_PAGES_MAX ? 0 : flush_data(x);
+}
+
+uint64_t mig_sender_holds(const struct mig_sender *x)
+{
+	return x->data.nr_sums + x->zero_pages;
 }
 
 int mig_sender_flush(struct mig_sender *x)

@@ -12,6 +12,7 @@
 
 #include "migrate/faultpoint.h"
 #include "migrate/pending.h"
+#include "migrate/say.h"
 #include "proto/control.pb-c.h"
 #include "vmm/device.h"
 
@@ -53,7 +54,7 @@ static void publish_session(struct mig_source *s, struct mig_session *session)
 {
 	pthread_mutex_lock(&s->lock);
 	s->session = session;
-	if (s->cancelled)
+	if (s->ending || s->cancelled)
 		mig_session_break(session, -ECANCELED, "cancelled by request");
 	pthread_mutex_unlock(&s->lock);
 }
@@ -69,7 +70,7 @@ int mig_source_connect(struct mig_source *s)
 	ret = open_connection(s, PROTO_ROLE_CONTROL, 0, id, &fd);
 	if (ret < 0)
 		return ret;
-	ret = mig_session_new(id, fd, s->cfg.channels, &session);
+	ret = mig_session_new(id, fd, s->cfg.channels, NULL, NULL, &session);
 	if (ret < 0)
 		return say_and_free(s, ret, NULL);
 	publish_session(s, session);
@@ -145,6 +146,7 @@ static int say_refused(struct mig_source *s, const Vmmd__SetupReply *reply)
 			 reply->n_reasons > 1 ? "\n  - " : " ",
 			 reply->reasons[i]);
 	}
+	mig_clean_text(text);
 	mig_source_say(s, text);
 	return -EOPNOTSUPP;
 }
@@ -195,7 +197,7 @@ static int recv_pending(struct mig_source *s, uint64_t expected_pages)
 {
 	size_t words = bitmap_words(s->ram_pages);
 	ProtobufCMessage *msg;
-	int ret = 0;
+	int ret = expected_pages > s->ram_pages ? -EBADMSG : 0;
 
 	memset(s->pending, 0, words * sizeof(*s->pending));
 	while (ret == 0 &&
@@ -235,7 +237,8 @@ int mig_source_rejoin(struct mig_source *s, bool *ret_never_ran)
 	ret = open_connection(s, PROTO_ROLE_REJOIN, 0, old->id, &fd);
 	if (ret < 0)
 		return ret;
-	ret = mig_session_new(old->id, fd, s->cfg.channels, &session);
+	ret = mig_session_new(old->id, fd, s->cfg.channels, NULL, NULL,
+			      &session);
 	if (ret < 0)
 		return say_and_free(s, ret, NULL);
 	publish_session(s, session);

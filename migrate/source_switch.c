@@ -160,16 +160,33 @@ static int last_sync(struct mig_source *s, uint64_t *ret_pages)
 	return 0;
 }
 
-static void record_switch(struct mig_source *s, uint64_t begin_us,
-			  uint64_t commit_us, uint64_t start_us)
+void mig_source_note_running(struct mig_source *s)
 {
 	pthread_mutex_lock(&s->lock);
-	s->stats.downtime_us = mig_now_us() - begin_us;
+	if (!s->stats.switched)
+		s->stats.downtime_us = mig_now_us() - s->stopped_us;
+	s->stats.switched = true;
+	pthread_mutex_unlock(&s->lock);
+}
+
+bool mig_source_was_told_running(struct mig_source *s)
+{
+	bool told;
+
+	pthread_mutex_lock(&s->lock);
+	told = s->stats.switched;
+	pthread_mutex_unlock(&s->lock);
+	return told;
+}
+
+static void record_commit(struct mig_source *s, uint64_t commit_us,
+			  uint64_t start_us)
+{
+	pthread_mutex_lock(&s->lock);
 	s->stats.downtime.start_us = start_us;
 	s->stats.downtime.commit_us = commit_us > start_us
 					      ? commit_us - start_us
 					      : 0;
-	s->stats.switched = true;
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -191,7 +208,7 @@ static int revive(struct mig_source *s, uint64_t pages)
 
 /* Everything that was stopped and synced goes over; then the token. */
 static int hand_over(struct mig_source *s, uint64_t pages, bool postcopy,
-		     uint64_t begin_us, uint64_t *mark_us)
+		     uint64_t *mark_us)
 {
 	uint64_t save_us = s->stats.downtime.state_us, start_us;
 	int ret;
@@ -210,18 +227,21 @@ static int hand_over(struct mig_source *s, uint64_t pages, bool postcopy,
 	mig_fault_point(s->session, "ready");
 	MIG_SOURCE_STAT(s, downtime.state_us, save_us + lap_us(mark_us));
 	ret = commit(s, &start_us);
-	if (ret == 0)
-		record_switch(s, begin_us, lap_us(mark_us), start_us);
-	return ret;
+	if (ret < 0)
+		return ret;
+	mig_source_note_running(s);
+	record_commit(s, lap_us(mark_us), start_us);
+	return 0;
 }
 
 /* *ret_done false: the guest was revived, precopy goes on. */
 int mig_source_switchover(struct mig_source *s, bool postcopy, bool *ret_done)
 {
-	uint64_t begin_us = mig_now_us(), mark_us = begin_us;
+	uint64_t mark_us = mig_now_us();
 	uint64_t pages = 0;
 	int ret;
 
+	s->stopped_us = mark_us;
 	ret = stop_guest(s, &mark_us);
 	if (ret == 0)
 		ret = last_sync(s, &pages);
@@ -236,5 +256,5 @@ int mig_source_switchover(struct mig_source *s, bool postcopy, bool *ret_done)
 		}
 		postcopy = true;
 	}
-	return hand_over(s, pages, postcopy, begin_us, &mark_us);
+	return hand_over(s, pages, postcopy, &mark_us);
 }

@@ -17,7 +17,7 @@ static const struct {
 	[PROTO_SETUP] = { "SETUP", 256u << 10 },
 	[PROTO_SETUP_REPLY] = { "SETUP_REPLY", 64u << 10 },
 	[PROTO_PENDING] = { "PENDING", 64u << 10 },
-	[PROTO_STATE] = { "STATE", 16u << 20 },
+	[PROTO_STATE] = { "STATE", 8u << 20 },
 	[PROTO_READY] = { "READY", 4u << 10 },
 	[PROTO_COMMIT] = { "COMMIT", 4u << 10 },
 	[PROTO_RUNNING] = { "RUNNING", 4u << 10 },
