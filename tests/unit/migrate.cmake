@@ -1,5 +1,5 @@
 foreach(name phase converge)
 	add_executable(${name}_test ${name}_test.c)
 	target_link_libraries(${name}_test PRIVATE migrate PkgConfig::CMOCKA)
-	add_test(NAME unit-${name} COMMAND ${name}_test)
+	add_test(NAME unit/${name}_test COMMAND ${name}_test)
 endforeach()
