@@ -1,6 +1,7 @@
 #include "cli/client.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -179,4 +180,19 @@ int client_report(struct client_answer *a, bool json)
 					    "error", a->error));
 	client_answer_fini(a);
 	return status;
+}
+
+int client_fail(bool json, const char *format, ...)
+{
+	char line[1024];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(line, sizeof(line), format, args);
+	va_end(args);
+	cli_log("%s", line);
+	if (json)
+		client_print_json(json_pack("{s:s, s:s}", "result", "failed",
+					    "error", line));
+	return CLI_FAILED;
 }

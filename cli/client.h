@@ -33,6 +33,9 @@ void client_answer_fini(struct client_answer *a);
  * stdout with `json`; returns the exit status and frees the answer.
  */
 int client_report(struct client_answer *a, bool json);
+/* A command that fails before it asks anybody: its line, and --json's object. */
+int client_fail(bool json, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
 /* One object on stdout; the reference is taken. */
 void client_print_json(json_t *object);
 

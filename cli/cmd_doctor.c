@@ -142,7 +142,7 @@ static void look_at_uffd(struct doctor *d)
 		caps.usable ? "usable" : caps.why);
 	finding(d, "userfaultfd write protection", NEEDED, caps.wp,
 		"live snapshots; %s",
-		caps.wp ? "usable" : "needs Linux 6.4 or newer");
+		caps.wp ? "usable" : "needs Linux 5.19 or newer");
 	finding(d, "userfaultfd on memfd", OPTIONAL, caps.shmem,
 		"the same for --mem-backend memfd; %s",
 		caps.shmem ? "usable" : "needs Linux 5.19 or newer");

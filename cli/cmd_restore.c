@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/client.h"
 #include "cli/guest_opts.h"
-#include "cli/log.h"
 
 static int set_lazy(void *settings, const char *value)
 {
@@ -41,10 +41,9 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
 		return ret;
 	/* The background process leaves the directory we were started in. */
 	dir = realpath(args[0], NULL);
-	if (!dir) {
-		cli_log("restore: %s: %s", args[0], strerror(errno));
-		return CLI_FAILED;
-	}
+	if (!dir)
+		return client_fail(o.cfg.json, "restore: %.1000s: %s", args[0],
+				   strerror(errno));
 	o.cfg.dir = dir;
 	ret = daemon_main(&o.cfg);
 	free(dir);

@@ -39,6 +39,19 @@ static const struct cli_opt stop_opts[] = {
 	{ 0 },
 };
 
+/* A process that ends before it answers has ended all the same. */
+static void settle_ended(struct client_answer *answer)
+{
+	if (!answer->ended)
+		return;
+	client_answer_fini(answer);
+	*answer = (struct client_answer){
+		.exit_status = CLI_DONE,
+		.result = json_pack("{s:s, s:s}", "result", "ended", "reason",
+				    "its process is gone"),
+	};
+}
+
 /* The request is named like the command. */
 static int run(const struct cli_cmd *cmd, int argc, char **argv)
 {
@@ -52,10 +65,11 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
 	client_ask(args[0],
 		   json_pack("{s:s, s:b}", "cmd", cmd->name, "force", s.force),
 		   0, NULL, NULL, &answer);
+	if (strcmp(cmd->name, "stop") == 0)
+		settle_ended(&answer);
 	return client_report(&answer, s.json);
 }
 
-/* A process that dies before it answers has ended all the same. */
 static int run_wait(const struct cli_cmd *cmd, int argc, char **argv)
 {
 	struct client_answer answer;
@@ -67,14 +81,7 @@ static int run_wait(const struct cli_cmd *cmd, int argc, char **argv)
 		return ret;
 	client_ask(args[0], json_pack("{s:s}", "cmd", "wait"), 0, NULL, NULL,
 		   &answer);
-	if (answer.ended) {
-		client_answer_fini(&answer);
-		answer = (struct client_answer){
-			.exit_status = CLI_DONE,
-			.result = json_pack("{s:s, s:s}", "result", "ended",
-					    "reason", "its process died"),
-		};
-	}
+	settle_ended(&answer);
 	return client_report(&answer, s.json);
 }
 

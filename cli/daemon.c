@@ -17,7 +17,8 @@
 #define PROGRESS_S      0.2
 #define SECOND_SIGNAL_S 5.0
 
-#define IDLE_VERBS (DO_PAUSE | DO_RESUME | DO_MIGRATE | DO_SNAPSHOT | DO_TYPE)
+#define PARKING_VERBS (DO_PAUSE | DO_SNAPSHOT | DO_MIGRATE)
+#define IDLE_VERBS    (DO_PAUSE | DO_RESUME | DO_MIGRATE | DO_SNAPSHOT | DO_TYPE)
 
 static const struct {
 	const char *name;
@@ -54,23 +55,32 @@ void daemon_enter_idle(struct daemon *d)
 						    : DAEMON_PAUSED);
 }
 
-const char *daemon_state_name(const struct daemon *d)
+/* An arrival that is stuck may keep a vCPU from ever parking. */
+static bool arrival_is_stuck(const struct daemon *d)
 {
 	struct mig_status status;
 
-	if (d->arrival && d->state <= DAEMON_PAUSED) {
-		op_status(d->arrival, &status);
-		if (status.phase == MIG_PAUSED)
-			return op_kind(d->arrival) == OP_RECEIVE
-				       ? "paused-migration"
-				       : "paused-damaged";
-	}
+	if (!d->arrival)
+		return false;
+	op_status(d->arrival, &status);
+	return status.phase == MIG_PAUSED;
+}
+
+const char *daemon_state_name(const struct daemon *d)
+{
+	if (d->state <= DAEMON_PAUSED && arrival_is_stuck(d))
+		return op_kind(d->arrival) == OP_RECEIVE ? "paused-migration"
+							 : "paused-damaged";
 	return states[d->state].name;
 }
 
 bool daemon_accepts(const struct daemon *d, enum daemon_verb verb)
 {
-	return (states[d->state].verbs & verb) != 0;
+	unsigned int verbs = states[d->state].verbs;
+
+	if (arrival_is_stuck(d))
+		verbs &= ~(unsigned int)PARKING_VERBS;
+	return (verbs & verb) != 0;
 }
 
 void daemon_end(struct daemon *d, int exit_status, const char *format, ...)
@@ -244,7 +254,7 @@ int daemon_stop(struct daemon *d, bool force, char **err)
 		daemon_enter(d, DAEMON_STOPPING);
 		return CLI_DONE;
 	case DAEMON_STOPPING:
-		return CLI_DONE;
+		return CLI_DONE; /* soon, or by force */
 	default:
 		ret = d->arrival ? stop_arrival(d, err) : CLI_DONE;
 		if (ret == CLI_DONE)
@@ -262,7 +272,10 @@ static void on_signal(struct ev_loop *loop, ev_signal *signal, int revents)
 	(void)revents;
 	force = d->refused_s > 0 &&
 		ev_now(loop) - d->refused_s < SECOND_SIGNAL_S;
-	if (daemon_stop(d, force, &err) == CLI_DONE)
+	/* What is being waited for may never come: the second one forces. */
+	if (d->state == DAEMON_STOPPING && !force)
+		err = cli_line("still waiting for the guest to let go");
+	else if (daemon_stop(d, force, &err) == CLI_DONE)
 		return;
 	d->refused_s = ev_now(loop);
 	cli_log("not stopped: %s", err);
@@ -329,13 +342,16 @@ static int set_up(struct daemon *d, char **err)
 }
 
 /*
- * The order matters: a vCPU that waits for a page never parks, and a job that
- * waits for it to park never ends. Ending the arrival lets go of its pages.
+ * The order matters: a vCPU that waits for a page never parks, and a job or an
+ * operation that waits for it to park never ends. Ending the arrival lets go of
+ * its pages; the operation is cancelled before, or it would go on with zeros.
  */
 static void free_guest(struct daemon *d)
 {
-	op_free(d->op);
+	if (d->op)
+		op_cancel(d->op);
 	op_free(d->arrival);
+	op_free(d->op);
 	worker_free(d->probe);
 	worker_free(d->jobs);
 	mig_guest_free(d->guest);

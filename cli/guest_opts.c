@@ -3,7 +3,7 @@
 #include <errno.h>
 
 #include "cli/args.h"
-#include "cli/log.h"
+#include "cli/client.h"
 
 /* KVM's own bounds are checked when the ring is made. */
 #define DIRTY_RING_ENTRIES_MAX 65536
@@ -68,12 +68,11 @@ int guest_opts_check(const struct cli_cmd *cmd, const struct guest_opts *o)
 {
 	if (!o->cfg.name)
 		return cli_usage(cmd, "--name is needed");
-	if (o->devices) {
-		cli_log("%s: disks and network devices are not supported by "
-			"this version",
-			cmd->name);
-		return CLI_FAILED;
-	}
+	if (o->devices)
+		return client_fail(o->cfg.json,
+				   "%s: disks and network devices are not "
+				   "supported by this version",
+				   cmd->name);
 	if (o->cfg.detach && o->cfg.serial_given &&
 	    o->cfg.serial.kind == CLI_SERIAL_STDIO)
 		return cli_usage(cmd, "--serial stdio does not go with "

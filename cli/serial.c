@@ -14,10 +14,11 @@
 #include "cli/log.h"
 #include "vmm/vm.h"
 
-#define INPUT_MAX  (64u << 10)
-#define READ_BYTES 4096  /* from stdin or the pty at a time */
-#define RETRY_S    0.002 /* a 16-byte FIFO that the guest has not read */
-#define PTY_POLL_S 0.2
+#define INPUT_MAX      (64u << 10)
+#define READ_BYTES     4096  /* from stdin or the pty at a time */
+#define RETRY_S        0.002 /* a 16-byte FIFO that the guest has not read */
+#define PAUSED_RETRY_S 0.2
+#define PTY_POLL_S     0.2
 
 struct serial {
 	struct ev_loop *loop;
@@ -86,10 +87,10 @@ size_t serial_output(struct serial *s, const uint8_t *data, size_t bytes)
 	return bytes;
 }
 
-static void want_retry(struct serial *s)
+static void want_retry(struct serial *s, double after_s)
 {
 	if (!ev_is_active(&s->retry)) {
-		ev_timer_set(&s->retry, RETRY_S, 0);
+		ev_timer_set(&s->retry, after_s, 0);
 		ev_timer_start(s->loop, &s->retry);
 	}
 }
@@ -106,7 +107,7 @@ static void pump(struct serial *s)
 		return;
 	if (!vm_is_running(s->vm)) {
 		if (s->in_bytes > 0 || s->output_waits)
-			want_retry(s);
+			want_retry(s, PAUSED_RETRY_S);
 		return;
 	}
 	if (s->output_waits) {
@@ -119,7 +120,7 @@ static void pump(struct serial *s)
 		memmove(s->in, s->in + n, s->in_bytes);
 	}
 	if (s->in_bytes > 0)
-		want_retry(s);
+		want_retry(s, RETRY_S);
 	else if (s->in_fd >= 0 && s->kind == CLI_SERIAL_STDIO)
 		ev_io_start(s->loop, &s->readable);
 }

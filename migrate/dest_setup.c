@@ -1,17 +1,15 @@
 #include "migrate/dest_internal.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "migrate/cpu_check.h"
 #include "proto/wire.h"
 #include "uffd/uffd.h"
-#include "vmm/cpuid.h"
 #include "vmm/device.h"
 
 #define REASONS_MAX 64
@@ -94,25 +92,12 @@ static void on_cpuid_line(void *ctx, const char *line)
 static void check_cpuid(const Vmmd__Setup *m, struct reasons *r)
 {
 	const struct kvm_cpuid_entry2 *guest = (const void *)m->cpuid.data;
-	size_t nr = m->cpuid.len / sizeof(*guest), nr_host = 0;
-	struct kvm_cpuid_entry2 *host = NULL;
-	int kvm_fd, ret;
+	size_t nr = m->cpuid.len / sizeof(*guest);
 
-	if (nr == 0 || nr > VM_CPUID_MAX || m->cpuid.len % sizeof(*guest)) {
+	if (nr == 0 || nr > VM_CPUID_MAX || m->cpuid.len % sizeof(*guest))
 		object(r, "the CPUID table is damaged");
-		return;
-	}
-	kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	ret = kvm_fd < 0 ? -errno : vm_cpuid_supported(kvm_fd, &host, &nr_host);
-	if (kvm_fd >= 0)
-		close(kvm_fd);
-	if (ret < 0) {
-		object(r, "/dev/kvm: %s (vmmd doctor tells more)",
-		       strerror(-ret));
-		return;
-	}
-	vm_cpuid_missing(guest, nr, host, nr_host, on_cpuid_line, r);
-	free(host);
+	else
+		mig_cpu_missing(guest, nr, on_cpuid_line, r);
 }
 
 /* What only the finished machine can tell. */

@@ -1,8 +1,10 @@
 /* migrate/image_write.c: a snapshot from its temporary name to its own. */
 #include "migrate/image.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,17 +85,17 @@ static int refuse_existing(struct mig_image_writer *w, char **err)
 	return errno == ENOENT ? 0 : say_errno(err, w->dir, "cannot be made");
 }
 
-static void remove_tmp(struct mig_image_writer *w, int tmp_fd)
+static void remove_tmp(struct mig_image_writer *w, const char *name, int tmp_fd)
 {
 	for (size_t i = 0; i < sizeof(file_names) / sizeof(*file_names); i++)
 		unlinkat(tmp_fd, file_names[i], 0);
-	unlinkat(w->parent_fd, w->tmp_name, AT_REMOVEDIR);
+	unlinkat(w->parent_fd, name, AT_REMOVEDIR);
 }
 
 /* -EBUSY when somebody holds it. */
-static int lock_tmp(struct mig_image_writer *w, int *ret_fd)
+static int lock_tmp(struct mig_image_writer *w, const char *name, int *ret_fd)
 {
-	int fd = openat(w->parent_fd, w->tmp_name,
+	int fd = openat(w->parent_fd, name,
 			O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	int ret;
 
@@ -108,27 +110,56 @@ static int lock_tmp(struct mig_image_writer *w, int *ret_fd)
 	return 0;
 }
 
+/* ".NAME.tmp-" and digits: a try at this very snapshot. */
+static bool is_tmp_of(const struct mig_image_writer *w, const char *entry)
+{
+	size_t len = strlen(w->name);
+
+	return entry[0] == '.' && strncmp(entry + 1, w->name, len) == 0 &&
+	       strncmp(entry + 1 + len, ".tmp-", 5) == 0 &&
+	       entry[len + 6] != '\0' &&
+	       strspn(entry + len + 6, "0123456789") == strlen(entry + len + 6);
+}
+
 /*
- * A process id comes round again, and in containers it is often the same one:
- * what a dead process left under our name must not be in the way.
+ * What a process that was killed left behind is taken away by whoever takes this
+ * snapshot next; one that somebody still holds is not.
  */
+static void remove_leftovers(struct mig_image_writer *w)
+{
+	int fd = openat(w->parent_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *parent = fd < 0 ? NULL : fdopendir(fd);
+	const struct dirent *e;
+	int tmp_fd;
+
+	if (!parent) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	while ((e = readdir(parent)) != NULL) {
+		if (!is_tmp_of(w, e->d_name) ||
+		    lock_tmp(w, e->d_name, &tmp_fd) < 0)
+			continue;
+		remove_tmp(w, e->d_name, tmp_fd);
+		close(tmp_fd);
+	}
+	closedir(parent);
+}
+
 static int make_tmp(struct mig_image_writer *w, char **err)
 {
-	int fd, ret;
+	int ret;
 
 	if (asprintf(&w->tmp_name, ".%s.tmp-%ld", w->name, (long)getpid()) <
 	    0) {
 		w->tmp_name = NULL;
 		return -ENOMEM;
 	}
+	remove_leftovers(w);
 	ret = mkdirat(w->parent_fd, w->tmp_name, 0700) < 0 ? -errno : 0;
-	if (ret == -EEXIST && lock_tmp(w, &fd) == 0) {
-		remove_tmp(w, fd);
-		close(fd);
-		ret = mkdirat(w->parent_fd, w->tmp_name, 0700) < 0 ? -errno : 0;
-	}
 	if (ret == 0)
-		ret = lock_tmp(w, &w->tmp_fd);
+		ret = lock_tmp(w, w->tmp_name, &w->tmp_fd);
 	errno = -ret;
 	return ret < 0 ? say_errno(err, w->dir, w->tmp_name) : 0;
 }
@@ -374,7 +405,7 @@ void mig_image_writer_free(struct mig_image_writer *w)
 	if (w->memory_fd >= 0)
 		close(w->memory_fd);
 	if (w->tmp_fd >= 0) {
-		remove_tmp(w, w->tmp_fd);
+		remove_tmp(w, w->tmp_name, w->tmp_fd);
 		close(w->tmp_fd);
 	}
 	if (w->parent_fd >= 0)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "migrate/clock.h"
+#include "migrate/cpu_check.h"
 #include "migrate/image.h"
 #include "migrate/restore_lazy.h"
 #include "migrate/say.h"
@@ -61,6 +62,32 @@ static int refuse_hugetlb(struct mig_restore *r, char **err)
 	return mig_say(err, -EOPNOTSUPP,
 		       "a guest on hugetlb memory cannot be restored lazily: "
 		       "leave out --lazy");
+}
+
+struct lines {
+	char text[768];
+	size_t used;
+};
+
+static void add_line(void *ctx, const char *line)
+{
+	struct lines *l = ctx;
+	size_t room = sizeof(l->text) - l->used;
+	int n = snprintf(l->text + l->used, room, "%s%s", l->used ? "; " : "",
+			 line);
+
+	if (n > 0)
+		l->used += (size_t)n < room ? (size_t)n : room - 1;
+}
+
+static int check_cpu(struct mig_restore *r, char **err)
+{
+	const struct mig_machine *m = &r->image->machine;
+	struct lines l = { .used = 0 };
+
+	if (mig_cpu_missing(m->cpuid, m->nr_cpuid, add_line, &l) == 0)
+		return 0;
+	return mig_say(err, -EOPNOTSUPP, "this host cannot run it: %s", l.text);
 }
 
 static int build_vm(struct mig_restore *r, struct vm **ret_vm, char **err)
@@ -208,6 +235,8 @@ static int bring_up(struct mig_restore *r, char **err)
 	ret = mig_image_open(r->dir, &r->image, err);
 	if (ret == 0)
 		ret = refuse_hugetlb(r, err);
+	if (ret == 0)
+		ret = check_cpu(r, err);
 	if (ret == 0)
 		ret = make_guest(r, err);
 	if (ret == 0)

@@ -46,6 +46,7 @@ static void place_good(struct restore_lazy *l, uint64_t page, uint64_t nr,
 		       const uint8_t *data)
 {
 	uint64_t i = 0, run = 0;
+	int ret;
 
 	/* [run, i) is good and not yet placed. */
 	for (; i <= nr; i++) {
@@ -53,9 +54,11 @@ static void place_good(struct restore_lazy *l, uint64_t page, uint64_t nr,
 		    mig_image_page_is_good(l->image, page + i,
 					   data + i * VM_PAGE_BYTES))
 			continue;
-		if (i > run)
-			mig_fill_place(l->fill, page + run, i - run,
-				       data + run * VM_PAGE_BYTES);
+		ret = i > run ? mig_fill_place(l->fill, page + run, i - run,
+					       data + run * VM_PAGE_BYTES)
+			      : 0;
+		if (ret < 0)
+			note_bad_page(l, page + run, ret);
 		if (i < nr && mig_fill_is_pending(l->fill, page + i))
 			note_bad_page(l, page + i, -EBADMSG);
 		run = i + 1;

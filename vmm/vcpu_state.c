@@ -302,7 +302,7 @@ static int take_steps(struct vm_cpu *c, const struct vm_cpu_state *s,
  * registers: it comes before them.
  */
 static const struct step save_steps[] = {
-	STEP(KVM_GET_VCPU_EVENTS, events),  STEP(KVM_GET_MP_STATE, mp_state),
+	STEP(KVM_GET_MP_STATE, mp_state),   STEP(KVM_GET_VCPU_EVENTS, events),
 	STEP(KVM_GET_REGS, regs),           STEP(KVM_GET_XCRS, xcrs),
 	STEP(KVM_GET_DEBUGREGS, debugregs), STEP(KVM_GET_LAPIC, lapic),
 };

@@ -325,17 +325,23 @@ static void test_without_commit_nothing_is_left(void **state)
 	assert_int_equal(entries(top), 0);
 }
 
-/* Left by a dead process whose id is ours by now. */
-static void test_stale_temporary_is_no_obstacle(void **state)
+static void leave_temporary(long pid)
 {
 	char path[128];
 
-	(void)state;
-	remove_image();
-	snprintf(path, sizeof(path), "%s/.snap.tmp-%ld", top, (long)getpid());
+	snprintf(path, sizeof(path), "%s/.snap.tmp-%ld", top, pid);
 	assert_int_equal(mkdir(path, 0700), 0);
 	strcat(path, "/memory");
 	close(open(path, O_CREAT | O_WRONLY, 0600));
+}
+
+/* Left by dead processes, one of whose ids is ours by now: both are cleared. */
+static void test_stale_temporary_is_no_obstacle(void **state)
+{
+	(void)state;
+	remove_image();
+	leave_temporary((long)getpid());
+	leave_temporary(4194999); /* above any pid_max */
 	make_image();
 	assert_int_equal(entries(top), 1);
 	check_good();
