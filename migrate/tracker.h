@@ -1,7 +1,7 @@
 /*
  * migrate/tracker.h: which pages may have been written since the last answer.
  *
- * One interface, several engines (DESIGN: log, manual, ring). Every answer is
+ * One interface, several engines (log, manual, ring). Every answer is
  * the union of KVM's report and the user-side bitmap of vmm/mem.h.
  *
  * Rules:

@@ -58,7 +58,7 @@ int vm_new(const struct vm_config *cfg, const struct vm_ops *ops, void *ctx,
 	   struct vm **ret_vm, char **err);
 /*
  * Stops and joins the vCPU threads, closes KVM, unmaps RAM. Any userfaultfd over
- * the RAM must have been closed or unregistered before (FACTS: a vCPU waiting
+ * the RAM must have been closed or unregistered before (a vCPU waiting
  * for a page would never come out).
  */
 void vm_free(struct vm *vm);

@@ -53,7 +53,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 		return 0;
 	say(fds[0], data, bytes);
 	shutdown(fds[0], SHUT_WR);
-	if (mig_link_new(fds[1], lost, NULL, &link) == 0) {
+	if (mig_link_new(fds[1], UINT32_MAX, lost, NULL, &link) == 0) {
 		while (mig_link_recv_any(link, &type, &msg) == 0) {
 			FUZZ_CLAIM(type > 0 && type < PROTO_NR_TYPES);
 			protobuf_c_message_free_unpacked(msg, NULL);
