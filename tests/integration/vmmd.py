@@ -401,9 +401,13 @@ class Host:
             vmm.stop(force=True)
             return []
         except AssertionError as error:
-            if vmm.alive():
+            # A receiver may have been ending by itself just then.
+            try:
+                wait_until(lambda: not vmm.alive(), "its end")
+                return []
+            except AssertionError:
                 vmm.kill()
-            return [f"{vmm.name} could not be stopped: {error}"]
+                return [f"{vmm.name} could not be stopped: {error}"]
 
     def _leaks(self):
         # What SIGKILL left behind is swept by whoever takes the name next.
