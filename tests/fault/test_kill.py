@@ -199,6 +199,18 @@ def test_cut_before_the_token(host, side, point):
     goes_on_here(host, guest)
 
 
+def test_cut_while_the_state_loads(host):
+    """KVM waits for a page that will not come any more, and is let go."""
+    for _ in range(4):
+        guest, destination = start(host, "source", "state-sent", "cut")
+        result = host.start_migrate(guest, destination.uri, "--mode",
+                                    "postcopy").wait()
+        assert result.status == FAILED, result
+        assert destination.wait_exit() == FAILED
+        goes_on_here(host, guest)
+        guest.vmm.stop(force=True)
+
+
 @pytest.mark.parametrize("side, point", AFTER)
 def test_cut_after_the_token(host, side, point):
     guest, destination = start(host, side, point, "cut")

@@ -34,6 +34,15 @@ def test_there_and_back_and_on(host):
     guest.verify()
 
 
+def test_sixty_four_vcpus(host):
+    """As many as there can be: all start by INIT/SIPI, stop, and move."""
+    guest = host.run("mem=64M work=fill hb=200", mem="128M",
+                     cpus=64).wait_ready()
+    assert guest.vmm.status()["vcpus"] == 64
+    host.move(guest, *FIT)
+    guest.verify()
+
+
 def test_while_the_guest_is_still_booting(host):
     """Memory that was never written is moved by not being moved."""
     guest = host.run("mem=200M work=dirty hb=50", mem="256M", cpus=2)
