@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from vmmd import (ATTENTION, DONE, FAILED, GUEST_ELF, USAGE, Command,
+from vmmd import (ATTENTION, DONE, FAILED, GUEST_ELF, SANITIZER, USAGE, Command,
                   wait_until)
 
 BUSY = "mem=8M work=dirty hb=50"
@@ -736,6 +736,8 @@ def test_different_machines(host):
     """All reasons why the peer cannot take it, before anything has moved."""
     if not shutil.which("prlimit"):
         pytest.skip("no prlimit")
+    if SANITIZER:
+        pytest.skip("a sanitizer dies when it has no address space")
     guest = host.run(BUSY, mem="512M").wait_ready()
     destination = host.receive()
     # Not enough address space over there for this guest's memory.
