@@ -104,7 +104,7 @@ int mig_dest_step(struct mig_dest *d, enum mig_event ev);
 /* Under lock: waiting on changed makes sense; a short wait for it. */
 bool mig_dest_may_wait(const struct mig_dest *d);
 void mig_dest_wait(struct mig_dest *d);
-void mig_dest_on_broken(void *dest); /* of the session; any thread */
+void mig_dest_on_broken(void *ctx); /* of the session; any thread */
 void mig_dest_publish_session(struct mig_dest *d, struct mig_session *session);
 void mig_dest_publish_fill(struct mig_dest *d, struct mig_fill *fill);
 /* Until all channels have come and are being read. */
