@@ -15,7 +15,8 @@ from pathlib import Path
 # tests/integration/conftest.py prints these two.
 PYTEST_CASES = re.compile(
     r"^CASES passed=(\d+) failed=(\d+) skipped=(\d+)$", re.M)
-SKIPPED_CASE = re.compile(r"^SKIPPED (.*)$", re.M)
+# pytest itself prints "SKIPPED [1] file:line: reason" as well: not that one.
+SKIPPED_CASE = re.compile(r"^SKIPPED (?!\[)(.*)$", re.M)
 CMOCKA_PASSED = re.compile(r"^\[  PASSED  \] (\d+) test\(s\)\.", re.M)
 CMOCKA_FAILED = re.compile(r"^\[  FAILED  \] .*?: (\d+) test\(s\)", re.M)
 CMOCKA_SKIPPED = re.compile(r"^\[  SKIPPED \] .*?: (\d+) test\(s\)", re.M)
