@@ -3,7 +3,7 @@
 #include "proto/wire.h"
 
 /* Before anything has flowed: loopback and 10 GbE both do this. */
-#define FIRST_GUESS_BYTES_PER_S 1e9
+#define FIRST_GUESS_BYTES_PER_US 1e3
 /* Less than this measured says more about latency than about bandwidth. */
 #define SAMPLE_BYTES_MIN (1u << 20)
 /* A round must leave less than this part of what the one before it left... */
@@ -12,41 +12,91 @@
 /* ...or this many such rounds, or rounds at all, and hybrid stops trying. */
 #define STALLED_MAX 2
 #define ROUNDS_MAX  12
-/*
- * What the pause costs beside pages (stop, sync, state, commit, start), as a
- * part of the limit that is kept free for it.
- */
-#define PAGES_SHARE_OF_LIMIT 0.6
+/* Before a stop has been seen: a kick and its answer, on a host with work. */
+#define FIRST_STOP_US 500
+/* Of what the costs leave of the limit, kept for what nobody foresaw. */
+#define ROOM_SHARE 0.8
+/* However dear the rest is, pages may take this part of the limit. */
+#define FLOOR_SHARE 0.1
 
 void mig_converge_init(struct mig_converge *c,
 		       const struct mig_source_config *cfg)
 {
 	*c = (struct mig_converge){ .cfg = cfg };
+	c->cost_us[MIG_COST_STOP] = FIRST_STOP_US;
 }
 
-static double send_time_us(const struct mig_source_config *cfg, uint64_t pages,
-			   uint64_t flow_bytes, uint64_t flow_us)
+void mig_converge_cost(struct mig_converge *c, enum mig_cost cost, uint64_t us)
 {
-	double rate = FIRST_GUESS_BYTES_PER_S;
+	double *peak = &c->cost_us[cost];
 
-	if (flow_bytes >= SAMPLE_BYTES_MIN && flow_us > 0)
-		rate = (double)flow_bytes * 1e6 / (double)flow_us;
-	if (cfg->max_bandwidth && rate > (double)cfg->max_bandwidth)
-		rate = (double)cfg->max_bandwidth;
-	return (double)pages * PROTO_PAGE_BYTES * 1e6 / rate;
+	if ((double)us >= *peak)
+		*peak = (double)us;
+	else
+		*peak -= (*peak - (double)us) / 4;
 }
 
-static bool fits(const struct mig_source_config *cfg, double us)
+void mig_converge_flow(struct mig_converge *c, uint64_t bytes, uint64_t us)
 {
-	return us <= cfg->downtime_limit_ms * 1e3 * PAGES_SHARE_OF_LIMIT;
+	double rate;
+
+	c->flow_bytes += (double)bytes;
+	c->flow_us += (double)us;
+	if (bytes < SAMPLE_BYTES_MIN || us == 0)
+		return;
+	rate = (double)bytes / (double)us;
+	c->slowest = c->last > 0 && c->last < rate ? c->last : rate;
+	c->last = rate;
 }
 
-enum mig_next mig_converge_next(struct mig_converge *c, uint64_t dirty_pages,
-				uint64_t flow_bytes, uint64_t flow_us)
+static double bytes_per_us(const struct mig_converge *c)
 {
-	double us = send_time_us(c->cfg, dirty_pages, flow_bytes, flow_us);
+	double limit = (double)c->cfg->max_bandwidth / 1e6;
+	double rate = FIRST_GUESS_BYTES_PER_US;
 
-	if (fits(c->cfg, us))
+	if (c->flow_bytes >= SAMPLE_BYTES_MIN && c->flow_us > 0)
+		rate = c->flow_bytes / c->flow_us;
+	if (c->slowest > 0 && rate > c->slowest)
+		rate = c->slowest;
+	return limit > 0 && rate > limit ? limit : rate;
+}
+
+static double send_time_us(const struct mig_converge *c, uint64_t pages)
+{
+	return (double)pages * PROTO_PAGE_BYTES / bytes_per_us(c);
+}
+
+static double limit_us(const struct mig_converge *c)
+{
+	return c->cfg->downtime_limit_ms * 1e3;
+}
+
+/* What comes after the pages. */
+static double tail_us(const struct mig_converge *c)
+{
+	return c->cost_us[MIG_COST_LOAD] + 2 * c->cost_us[MIG_COST_RTT];
+}
+
+/* How long pages may take in a pause that costs this much beside them. */
+static double room_us(const struct mig_converge *c, double cost_us)
+{
+	double room = limit_us(c) - cost_us;
+	double floor = limit_us(c) * FLOOR_SHARE;
+
+	return room > floor ? room : floor;
+}
+
+static bool fits(const struct mig_converge *c, uint64_t pages)
+{
+	double cost = c->cost_us[MIG_COST_STOP] + c->cost_us[MIG_COST_STATE] +
+		      c->cost_us[MIG_COST_SYNC] + tail_us(c);
+
+	return send_time_us(c, pages) <= room_us(c, cost) * ROOM_SHARE;
+}
+
+enum mig_next mig_converge_next(struct mig_converge *c, uint64_t dirty_pages)
+{
+	if (fits(c, dirty_pages))
 		return MIG_SWITCH_PRECOPY;
 	if (c->rounds > 0 && dirty_pages * GAIN_DEN > c->last_pages * GAIN_NUM)
 		c->stalled++;
@@ -60,9 +110,9 @@ enum mig_next mig_converge_next(struct mig_converge *c, uint64_t dirty_pages,
 	return MIG_ANOTHER_ROUND;
 }
 
-bool mig_converge_too_much(const struct mig_source_config *cfg, uint64_t pages,
-			   uint64_t flow_bytes, uint64_t flow_us)
+bool mig_converge_too_much(const struct mig_converge *c, uint64_t pages,
+			   uint64_t stopped_us)
 {
-	return send_time_us(cfg, pages, flow_bytes, flow_us) >
-	       cfg->downtime_limit_ms * 1e3;
+	return send_time_us(c, pages) >
+	       room_us(c, (double)stopped_us + tail_us(c));
 }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "migrate/clock.h"
@@ -19,6 +20,7 @@
 #define QUEUE_MAX       64
 #define QUEUE_BYTES_MAX (8u << 20)
 #define TICK_MS         1000
+#define RTT_MAX_S       1
 
 struct message {
 	enum proto_type type;
@@ -45,6 +47,7 @@ struct mig_link {
 	bool ending;
 	bool reader_ended; /* nothing more will come */
 	int err;
+	uint32_t asked, answered; /* numbers of mig_link_rtt()'s questions */
 };
 
 static const ProtobufCMessageDescriptor *const descriptors[PROTO_NR_TYPES] = {
@@ -77,16 +80,36 @@ static void fail(struct mig_link *l, int err, const char *why)
 		l->lost(l->ctx, err, why);
 }
 
+static int ping(struct mig_link *l, uint32_t ask, uint32_t answer)
+{
+	Vmmd__Ping msg = VMMD__PING__INIT;
+
+	msg.ask = ask;
+	msg.answer = answer;
+	return mig_link_send(l, PROTO_PING, &msg.base);
+}
+
 /* Whatever comes in: the peer counts our silence, not its own. */
 static void ping_if_due(struct mig_link *l)
 {
-	Vmmd__Ping ping = VMMD__PING__INIT;
 	uint64_t now_us = mig_now_us();
 
 	if (now_us - l->pinged_us < TICK_MS * 1000u)
 		return;
 	l->pinged_us = now_us;
-	mig_link_send(l, PROTO_PING, &ping.base);
+	ping(l, 0, 0);
+}
+
+static void on_ping(struct mig_link *l, const Vmmd__Ping *msg)
+{
+	if (msg->ask != 0)
+		ping(l, 0, msg->ask);
+	pthread_mutex_lock(&l->lock);
+	if (msg->answer != 0 && msg->answer == l->asked) {
+		l->answered = msg->answer;
+		pthread_cond_broadcast(&l->changed);
+	}
+	pthread_mutex_unlock(&l->lock);
 }
 
 static int wait_readable(struct mig_link *l)
@@ -254,6 +277,7 @@ static void *reader(void *arg)
 		if (!msg)
 			continue;
 		if (f.type == PROTO_PING) {
+			on_ping(l, (Vmmd__Ping *)msg);
 			protobuf_c_message_free_unpacked(msg, NULL);
 			continue;
 		}
@@ -342,6 +366,31 @@ int mig_link_send(struct mig_link *l, enum proto_type type,
 	pthread_mutex_unlock(&l->send_lock);
 	free(buf);
 	return ret;
+}
+
+int mig_link_rtt(struct mig_link *l, uint64_t *ret_us)
+{
+	uint64_t begin_us = mig_now_us();
+	struct timespec until;
+	uint32_t ask;
+	int ret;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += RTT_MAX_S;
+	pthread_mutex_lock(&l->lock);
+	ask = l->asked = l->asked == UINT32_MAX ? 1 : l->asked + 1;
+	pthread_mutex_unlock(&l->lock);
+	ret = ping(l, ask, 0);
+	pthread_mutex_lock(&l->lock);
+	while (ret == 0 && l->err == 0 && l->answered != ask)
+		ret = -pthread_cond_timedwait(&l->changed, &l->lock, &until);
+	if (l->err != 0)
+		ret = l->err;
+	pthread_mutex_unlock(&l->lock);
+	if (ret < 0 && ret != -ETIMEDOUT)
+		return ret;
+	*ret_us = mig_now_us() - begin_us;
+	return 0;
 }
 
 /* until: NULL for as long as it takes. */

@@ -59,6 +59,12 @@ void mig_link_wake(struct mig_link *l, int err, const char *why);
  */
 bool mig_link_last_word(struct mig_link *l, int timeout_ms, char *ret_why,
 			size_t bytes);
+/*
+ * Asks the peer's reader thread for a word and waits for it, at most a second
+ * (then *ret_us says so): the path to the peer and its scheduler as they are now.
+ * One thread.
+ */
+int mig_link_rtt(struct mig_link *l, uint64_t *ret_us);
 /* Shuts the socket both ways, without a word to the peer. Any thread. */
 void mig_link_shut(struct mig_link *l);
 

@@ -317,6 +317,7 @@ static void init_values(struct mig_source *s, struct mig_guest *g,
 		s->cfg.mode = MIG_MODE_PRECOPY;
 	s->was_running = vm_is_running(g->vm);
 	s->begin_us = mig_now_us();
+	mig_converge_init(&s->converge, &s->cfg);
 	s->stats.mode = s->cfg.mode;
 	s->stats.channels = cfg->channels;
 	s->stats.tracker = mig_tracker_name(s->tracker);

@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "migrate/bitmap.h"
+#include "migrate/converge.h"
 #include "migrate/crew.h"
 #include "migrate/net.h"
 #include "migrate/phase.h"
@@ -74,8 +75,8 @@ struct mig_source {
 	size_t state_bytes;
 	uint64_t saved_ns;
 	uint64_t stopped_us; /* when the vCPUs were told to stop */
-	uint64_t flow_us;    /* time in which pages were flowing, and */
-	uint64_t flow_bytes;
+	uint64_t flow_us;    /* time in which pages were flowing */
+	struct mig_converge converge;
 
 	/* Postcopy: who clears a bit sends the page. Atomic. */
 	uint64_t *pending;

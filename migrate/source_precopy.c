@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "migrate/clock.h"
-#include "migrate/converge.h"
 #include "migrate/faultpoint.h"
 
 /* Pages that were dirtied but never populated hold nothing: not even read. */
@@ -37,12 +36,16 @@ static int drop_unpopulated(struct mig_source *s)
 
 int mig_source_sync(struct mig_source *s)
 {
+	uint64_t begin_us = mig_now_us();
 	size_t words = bitmap_words(s->ram_pages);
 	int ret;
 
 	memset(s->dirty, 0, words * sizeof(*s->dirty));
 	ret = mig_tracker_sync(s->tracker, s->dirty);
-	return ret < 0 ? ret : drop_unpopulated(s);
+	if (ret == 0)
+		ret = drop_unpopulated(s);
+	mig_converge_cost(&s->converge, MIG_COST_SYNC, mig_now_us() - begin_us);
+	return ret;
 }
 
 /* Sends todo; measures how fast pages flow. */
@@ -50,6 +53,7 @@ int mig_source_round(struct mig_source *s, uint64_t pages)
 {
 	uint64_t begin_us = mig_now_us();
 	uint64_t begin_bytes = atomic_load(&s->bytes_sent);
+	uint64_t bytes, us;
 	int ret;
 
 	pthread_mutex_lock(&s->lock);
@@ -58,11 +62,14 @@ int mig_source_round(struct mig_source *s, uint64_t pages)
 	pthread_mutex_unlock(&s->lock);
 	atomic_store(&s->left_pages, pages);
 	ret = mig_source_send_round(s);
-	s->flow_us += mig_now_us() - begin_us;
-	s->flow_bytes += atomic_load(&s->bytes_sent) - begin_bytes;
+	us = mig_now_us() - begin_us;
+	bytes = atomic_load(&s->bytes_sent) - begin_bytes;
+	mig_converge_flow(&s->converge, bytes, us);
+	s->flow_us += us;
 	if (s->flow_us > 0)
 		MIG_SOURCE_STAT(s, throughput_bytes_per_s,
-				s->flow_bytes * 1000000 / s->flow_us);
+				atomic_load(&s->bytes_sent) * 1000000 /
+					s->flow_us);
 	return ret;
 }
 
@@ -96,12 +103,10 @@ static void swap_todo(struct mig_source *s)
 /* Rounds until the rest fits into the downtime, or never will. */
 int mig_source_precopy(struct mig_source *s, bool *ret_postcopy)
 {
-	struct mig_converge c;
 	int ret;
 
-	mig_converge_init(&c, &s->cfg);
 	for (;;) {
-		uint64_t dirty_pages;
+		uint64_t dirty_pages, rtt_us;
 
 		ret = mig_source_sync(s);
 		if (ret < 0)
@@ -114,8 +119,11 @@ int mig_source_precopy(struct mig_source *s, bool *ret_postcopy)
 			mig_source_say(s, "the guest shut itself down first");
 			return -ECANCELED;
 		}
-		switch (mig_converge_next(&c, dirty_pages, s->flow_bytes,
-					  s->flow_us)) {
+		ret = mig_link_rtt(s->session->link, &rtt_us);
+		if (ret < 0)
+			return ret;
+		mig_converge_cost(&s->converge, MIG_COST_RTT, rtt_us);
+		switch (mig_converge_next(&s->converge, dirty_pages)) {
 		case MIG_SWITCH_PRECOPY:
 			*ret_postcopy = false;
 			return 0;

@@ -153,6 +153,7 @@ static int say_refused(struct mig_source *s, const Vmmd__SetupReply *reply)
 
 int mig_source_agree(struct mig_source *s)
 {
+	const Vmmd__SetupReply *reply;
 	ProtobufCMessage *msg;
 	int ret;
 
@@ -163,8 +164,12 @@ int mig_source_agree(struct mig_source *s)
 	ret = mig_link_recv(s->session->link, PROTO_SETUP_REPLY, &msg);
 	if (ret < 0)
 		return ret;
-	if (((Vmmd__SetupReply *)msg)->n_reasons > 0)
-		ret = say_refused(s, (Vmmd__SetupReply *)msg);
+	reply = (Vmmd__SetupReply *)msg;
+	if (reply->n_reasons > 0)
+		ret = say_refused(s, reply);
+	/* Both machines have the same shape, and loading is much like saving. */
+	mig_converge_cost(&s->converge, MIG_COST_STATE, reply->state_us);
+	mig_converge_cost(&s->converge, MIG_COST_LOAD, reply->state_us);
 	protobuf_c_message_free_unpacked(msg, NULL);
 	return ret;
 }

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 
 #include "migrate/clock.h"
-#include "migrate/converge.h"
 #include "migrate/faultpoint.h"
 #include "migrate/state_codec.h"
 #include "proto/control.pb-c.h"
@@ -130,18 +129,23 @@ static uint64_t lap_us(uint64_t *mark_us)
  */
 static int stop_guest(struct mig_source *s, uint64_t *mark_us)
 {
+	uint64_t us;
 	int ret;
 
 	ret = vm_pause(s->vm);
 	if (ret < 0)
 		return ret;
-	MIG_SOURCE_STAT(s, downtime.stop_us, lap_us(mark_us));
+	us = lap_us(mark_us);
+	MIG_SOURCE_STAT(s, downtime.stop_us, us);
+	mig_converge_cost(&s->converge, MIG_COST_STOP, us);
 	ret = mig_source_step(s, ON_STOPPED);
 	if (ret < 0)
 		return ret;
 	mig_fault_point(s->session, "stopped");
 	ret = save_state(s);
-	MIG_SOURCE_STAT(s, downtime.state_us, lap_us(mark_us));
+	us = lap_us(mark_us);
+	MIG_SOURCE_STAT(s, downtime.state_us, us);
+	mig_converge_cost(&s->converge, MIG_COST_STATE, us);
 	return ret;
 }
 
@@ -193,7 +197,8 @@ static void record_commit(struct mig_source *s, uint64_t commit_us,
 /* What was dirtied between the last round and the stop breaks the promise. */
 static bool too_much(struct mig_source *s, uint64_t pages)
 {
-	return mig_converge_too_much(&s->cfg, pages, s->flow_bytes, s->flow_us);
+	return mig_converge_too_much(&s->converge, pages,
+				     mig_now_us() - s->stopped_us);
 }
 
 /* The guest runs on, and what would have been its downtime is another round. */

@@ -20,20 +20,116 @@ static struct mig_source_config config(enum mig_mode mode)
 	return cfg;
 }
 
-/* 1 GB/s measured: 10 MB take 10 ms and fit in 20, 30 MB do not. */
+/* 1 GB/s measured, and what a pause costs beside pages: nothing yet but the stop. */
+static struct mig_converge fast(const struct mig_source_config *cfg)
+{
+	struct mig_converge c;
+
+	mig_converge_init(&c, cfg);
+	mig_converge_flow(&c, 1000000000, 1000000);
+	return c;
+}
+
+static uint64_t pages(uint64_t bytes)
+{
+	return bytes / 4096;
+}
+
+/* 20 ms less the stop, a fifth of it kept back: 15 MB fit, 16 do not. */
 static void test_fits_what_was_measured(void **state)
 {
 	struct mig_source_config cfg = config(MIG_MODE_PRECOPY);
-	struct mig_converge c;
+	struct mig_converge c = fast(&cfg);
 
 	(void)state;
-	mig_converge_init(&c, &cfg);
-	assert_int_equal(
-		mig_converge_next(&c, 30000000 / 4096, 1000 * MIB, 1000 * 1049),
-		MIG_ANOTHER_ROUND);
-	assert_int_equal(
-		mig_converge_next(&c, 10000000 / 4096, 1000 * MIB, 1000 * 1049),
-		MIG_SWITCH_PRECOPY);
+	assert_int_equal(mig_converge_next(&c, pages(16000000)),
+			 MIG_ANOTHER_ROUND);
+	assert_int_equal(mig_converge_next(&c, pages(15000000)),
+			 MIG_SWITCH_PRECOPY);
+}
+
+/* Every part of the pause takes its time from the pages. */
+static void test_all_costs_count(void **state)
+{
+	struct mig_source_config cfg = config(MIG_MODE_PRECOPY);
+	static const unsigned int times[MIG_NR_COSTS] = { 1, 1, 1, 1, 2 };
+
+	(void)state;
+	for (int cost = 0; cost < MIG_NR_COSTS; cost++) {
+		struct mig_converge c = fast(&cfg);
+		uint64_t left = 20000 - 5000 * times[cost];
+
+		if (cost != MIG_COST_STOP)
+			left -= 500;
+		left = left * 8 / 10 * 1000;
+		mig_converge_cost(&c, (enum mig_cost)cost, 5000);
+		assert_int_equal(mig_converge_next(&c, pages(left + 100000)),
+				 MIG_ANOTHER_ROUND);
+		assert_int_equal(mig_converge_next(&c, pages(left - 100000)),
+				 MIG_SWITCH_PRECOPY);
+	}
+}
+
+/* One slow sync is remembered for a while, not for ever. */
+static void test_peaks_fade(void **state)
+{
+	struct mig_source_config cfg = config(MIG_MODE_PRECOPY);
+	struct mig_converge c = fast(&cfg);
+
+	(void)state;
+	mig_converge_cost(&c, MIG_COST_SYNC, 19000);
+	mig_converge_cost(&c, MIG_COST_SYNC, 0);
+	assert_int_equal(mig_converge_next(&c, pages(10000000)),
+			 MIG_ANOTHER_ROUND);
+	for (int i = 0; i < 10; i++)
+		mig_converge_cost(&c, MIG_COST_SYNC, 0);
+	assert_int_equal(mig_converge_next(&c, pages(10000000)),
+			 MIG_SWITCH_PRECOPY);
+}
+
+/* The slower of the last two rounds is what the pause is reckoned with. */
+static void test_a_slow_round_counts(void **state)
+{
+	struct mig_source_config cfg = config(MIG_MODE_PRECOPY);
+	struct mig_converge c = fast(&cfg);
+
+	(void)state;
+	mig_converge_flow(&c, 10000000, 100000);
+	assert_int_equal(mig_converge_next(&c, pages(10000000)),
+			 MIG_ANOTHER_ROUND);
+	mig_converge_flow(&c, 10000000, 10000);
+	assert_int_equal(mig_converge_next(&c, pages(10000000)),
+			 MIG_ANOTHER_ROUND);
+	mig_converge_flow(&c, 10000000, 10000);
+	assert_int_equal(mig_converge_next(&c, pages(10000000)),
+			 MIG_SWITCH_PRECOPY);
+}
+
+/* A host that is dearer than the limit can be left all the same. */
+static void test_a_few_pages_always_fit(void **state)
+{
+	struct mig_source_config cfg = config(MIG_MODE_PRECOPY);
+	struct mig_converge c = fast(&cfg);
+
+	(void)state;
+	mig_converge_cost(&c, MIG_COST_STATE, 100000);
+	assert_int_equal(mig_converge_next(&c, pages(1000000)),
+			 MIG_SWITCH_PRECOPY);
+	assert_false(mig_converge_too_much(&c, pages(1000000), 100000));
+	assert_true(mig_converge_too_much(&c, pages(3000000), 100000));
+}
+
+/* In the pause: what has passed and what is still to come leave the room. */
+static void test_too_much(void **state)
+{
+	struct mig_source_config cfg = config(MIG_MODE_PRECOPY);
+	struct mig_converge c = fast(&cfg);
+
+	(void)state;
+	mig_converge_cost(&c, MIG_COST_LOAD, 3000);
+	mig_converge_cost(&c, MIG_COST_RTT, 1000);
+	assert_false(mig_converge_too_much(&c, pages(9900000), 5000));
+	assert_true(mig_converge_too_much(&c, pages(10100000), 5000));
 }
 
 /* The limit on bandwidth holds in the pause too. */
@@ -44,23 +140,19 @@ static void test_bandwidth_limit_counts(void **state)
 
 	(void)state;
 	cfg.max_bandwidth = 10 * MIB;
-	mig_converge_init(&c, &cfg);
-	assert_int_equal(mig_converge_next(&c, 100, 1000 * MIB, 1000 * 1000),
-			 MIG_ANOTHER_ROUND);
-	assert_int_equal(mig_converge_next(&c, 20, 1000 * MIB, 1000 * 1000),
-			 MIG_SWITCH_PRECOPY);
+	c = fast(&cfg);
+	assert_int_equal(mig_converge_next(&c, 100), MIG_ANOTHER_ROUND);
+	assert_int_equal(mig_converge_next(&c, 20), MIG_SWITCH_PRECOPY);
 }
 
 static void test_hybrid_gives_up_when_nothing_is_gained(void **state)
 {
 	struct mig_source_config cfg = config(MIG_MODE_HYBRID);
-	struct mig_converge c;
+	struct mig_converge c = fast(&cfg);
 	int rounds = 0;
 
 	(void)state;
-	mig_converge_init(&c, &cfg);
-	while (mig_converge_next(&c, 1000000, 100 * MIB, 100000) ==
-	       MIG_ANOTHER_ROUND)
+	while (mig_converge_next(&c, 1000000) == MIG_ANOTHER_ROUND)
 		assert_true(++rounds < 10);
 	assert_true(rounds >= 2);
 }
@@ -68,15 +160,13 @@ static void test_hybrid_gives_up_when_nothing_is_gained(void **state)
 static void test_hybrid_is_bounded_even_when_it_gains(void **state)
 {
 	struct mig_source_config cfg = config(MIG_MODE_HYBRID);
-	uint64_t pages = UINT64_C(1) << 40;
-	struct mig_converge c;
+	struct mig_converge c = fast(&cfg);
+	uint64_t left_pages = UINT64_C(1) << 40;
 	int rounds = 0;
 
 	(void)state;
-	mig_converge_init(&c, &cfg);
-	while (mig_converge_next(&c, pages, 100 * MIB, 100000) ==
-	       MIG_ANOTHER_ROUND) {
-		pages = pages / 10 * 6;
+	while (mig_converge_next(&c, left_pages) == MIG_ANOTHER_ROUND) {
+		left_pages = left_pages / 10 * 6;
 		assert_true(++rounds < 30);
 	}
 }
@@ -84,21 +174,23 @@ static void test_hybrid_is_bounded_even_when_it_gains(void **state)
 static void test_precopy_never_goes_postcopy(void **state)
 {
 	struct mig_source_config cfg = config(MIG_MODE_PRECOPY);
-	struct mig_converge c;
-	int i;
+	struct mig_converge c = fast(&cfg);
 
 	(void)state;
-	mig_converge_init(&c, &cfg);
-	for (i = 0; i < 1000; i++)
-		assert_int_equal(
-			mig_converge_next(&c, 1000000, 100 * MIB, 100000),
-			MIG_ANOTHER_ROUND);
+	for (int i = 0; i < 1000; i++)
+		assert_int_equal(mig_converge_next(&c, 1000000),
+				 MIG_ANOTHER_ROUND);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_fits_what_was_measured),
+		cmocka_unit_test(test_all_costs_count),
+		cmocka_unit_test(test_peaks_fade),
+		cmocka_unit_test(test_a_slow_round_counts),
+		cmocka_unit_test(test_a_few_pages_always_fit),
+		cmocka_unit_test(test_too_much),
 		cmocka_unit_test(test_bandwidth_limit_counts),
 		cmocka_unit_test(test_hybrid_gives_up_when_nothing_is_gained),
 		cmocka_unit_test(test_hybrid_is_bounded_even_when_it_gains),
