@@ -2,9 +2,10 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+#include "vmm/urgent.h"
 
 struct member {
 	struct mig_crew *crew;
@@ -128,6 +129,12 @@ int mig_crew_wait(struct mig_crew *c)
 	err = c->err;
 	pthread_mutex_unlock(&c->lock);
 	return err;
+}
+
+void mig_crew_urgent(struct mig_crew *c, bool urgent)
+{
+	for (unsigned int i = 0; i < c->nr_members; i++)
+		vm_thread_urgent(c->members[i].thread, urgent);
 }
 
 void mig_crew_free(struct mig_crew *c)

@@ -8,6 +8,8 @@
 #ifndef MIGRATE_CREW_H
 #define MIGRATE_CREW_H
 
+#include <stdbool.h>
+
 struct mig_crew;
 
 typedef int mig_job(void *ctx, unsigned int member);
@@ -18,6 +20,8 @@ int mig_crew_start(const char *name, unsigned int members,
 void mig_crew_run(struct mig_crew *c, mig_job *job, void *ctx);
 /* Until every member is through with the job. 0 or the first -errno. */
 int mig_crew_wait(struct mig_crew *c);
+/* For the pause only: see vmm/urgent.h. */
+void mig_crew_urgent(struct mig_crew *c, bool urgent);
 /* No job may be under way. NULL is fine. */
 void mig_crew_free(struct mig_crew *c);
 

@@ -11,6 +11,7 @@
 #include "migrate/faultpoint.h"
 #include "migrate/pending.h"
 #include "migrate/state_codec.h"
+#include "vmm/urgent.h"
 
 /*
  * A page channel may break before the source's word on why it gave up is here.
@@ -400,6 +401,7 @@ static void *dest_main(void *arg)
 	int ret;
 
 	pthread_setname_np(pthread_self(), "receive");
+	vm_thread_urgent(pthread_self(), true);
 	ret = receive(d);
 	cancelled = mig_dest_quiet(d, ret);
 	if (ret == 0) {

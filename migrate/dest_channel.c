@@ -1,12 +1,16 @@
 #include "migrate/dest_internal.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
 
 #include "migrate/net.h"
+#include "vmm/urgent.h"
+
+#define URGENT_BATCHES 16
 
 /* What a channel thread works with; too big for its stack. */
 struct inbox {
@@ -180,10 +184,30 @@ static int take_barrier(struct mig_receiver *r, const struct inbox *in)
 	return 0;
 }
 
+/*
+ * Who has run out of work waits for the next as an urgent thread: in a pause that
+ * is the last pages and the barrier behind them. Who has had work for so many
+ * batches in a row is at bulk work.
+ */
+static void await_batch(struct mig_receiver *r)
+{
+	struct pollfd p = { .fd = r->fd, .events = POLLIN };
+	bool urgent;
+
+	r->busy_batches = poll(&p, 1, 0) == 0 ? 0 : r->busy_batches + 1;
+	urgent = r->busy_batches < URGENT_BATCHES;
+	if (urgent == r->urgent)
+		return;
+	r->urgent = urgent;
+	vm_thread_urgent(pthread_self(), urgent);
+}
+
 static int take_batch(struct mig_receiver *r, struct inbox *in)
 {
-	int ret = read_head(r, in);
+	int ret;
 
+	await_batch(r);
+	ret = read_head(r, in);
 	if (ret < 0)
 		return ret;
 	switch (in->batch.type) {

@@ -32,6 +32,8 @@ struct mig_receiver {
 	int fd;               /* the session's */
 	pthread_t thread;
 	bool started;
+	bool urgent; /* the thread's */
+	unsigned int busy_batches;
 };
 
 struct mig_dest {

@@ -15,6 +15,7 @@
 #include "migrate/net.h"
 #include "migrate/say.h"
 #include "proto/control.pb-c.h"
+#include "vmm/urgent.h"
 
 /* The reader stops reading when this much waits: TCP holds the peer back. */
 #define QUEUE_MAX       64
@@ -265,6 +266,7 @@ static void *reader(void *arg)
 	struct mig_link *l = arg;
 
 	pthread_setname_np(pthread_self(), "control");
+	vm_thread_urgent(pthread_self(), true);
 	for (;;) {
 		ProtobufCMessage *msg = NULL;
 		struct proto_frame f = { 0 };

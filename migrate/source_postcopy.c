@@ -6,6 +6,7 @@
 
 #include "migrate/net.h"
 #include "migrate/pending.h"
+#include "vmm/urgent.h"
 
 int mig_source_send_pending(struct mig_source *s)
 {
@@ -76,6 +77,7 @@ static void *responder_main(void *arg)
 	int ret = -ENOMEM;
 
 	pthread_setname_np(pthread_self(), "fault-answer");
+	vm_thread_urgent(pthread_self(), true);
 	b = malloc(sizeof(*b));
 	if (!b ||
 	    mig_sender_new(s, s->session->fault_fd, MIG_LANE_FAULT, &x) < 0)

@@ -7,6 +7,7 @@
 #include "migrate/faultpoint.h"
 #include "migrate/state_codec.h"
 #include "proto/control.pb-c.h"
+#include "vmm/urgent.h"
 
 /*
  * The point of no return, decided under the lock that mig_source_cancel() takes:
@@ -239,8 +240,7 @@ static int hand_over(struct mig_source *s, uint64_t pages, bool postcopy,
 	return 0;
 }
 
-/* *ret_done false: the guest was revived, precopy goes on. */
-int mig_source_switchover(struct mig_source *s, bool postcopy, bool *ret_done)
+static int switch_over(struct mig_source *s, bool postcopy, bool *ret_done)
 {
 	uint64_t mark_us = mig_now_us();
 	uint64_t pages = 0;
@@ -262,4 +262,16 @@ int mig_source_switchover(struct mig_source *s, bool postcopy, bool *ret_done)
 		postcopy = true;
 	}
 	return hand_over(s, pages, postcopy, &mark_us);
+}
+
+int mig_source_switchover(struct mig_source *s, bool postcopy, bool *ret_done)
+{
+	int ret;
+
+	vm_thread_urgent(pthread_self(), true);
+	mig_crew_urgent(s->crew, true);
+	ret = switch_over(s, postcopy, ret_done);
+	mig_crew_urgent(s->crew, false);
+	vm_thread_urgent(pthread_self(), false);
+	return ret;
 }

@@ -11,6 +11,8 @@
 #include <signal.h>
 #include <stdio.h>
 
+#include "vmm/urgent.h"
+
 /* Interrupts KVM_RUN; nothing else in the process uses it. */
 #define KICK_SIGNAL SIGUSR1
 
@@ -58,6 +60,7 @@ static bool park(struct vm *vm)
 		pthread_cond_wait(&vm->changed, &vm->lock);
 	vm->nr_parked--;
 	go_on = !vm->quit;
+	vm_thread_urgent(pthread_self(), false);
 	pthread_mutex_unlock(&vm->lock);
 	return go_on;
 }
@@ -135,6 +138,7 @@ static void stop_running(struct vm *vm)
 		struct vm_cpu *c = &vm->cpus[i];
 
 		__atomic_store_n(&c->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+		vm_thread_urgent(c->thread, true); /* until it goes on */
 		pthread_kill(c->thread, KICK_SIGNAL);
 	}
 }

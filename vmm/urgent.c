@@ -1,0 +1,13 @@
+#include "vmm/urgent.h"
+
+#include <sched.h>
+
+void vm_thread_urgent(pthread_t thread, bool urgent)
+{
+	int policy = urgent ? SCHED_RR | SCHED_RESET_ON_FORK : SCHED_OTHER;
+	struct sched_param p = {
+		.sched_priority = urgent ? sched_get_priority_min(SCHED_RR) : 0,
+	};
+
+	pthread_setschedparam(thread, policy, &p);
+}
