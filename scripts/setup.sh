@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(
-	build-essential cmake ninja-build pkg-config clang llvm
+	build-essential cmake ninja-build pkg-config clang llvm acpica-tools
 	clang-format-19 clang-tidy-19 # in both: what is clean here is clean there
 	libcmocka-dev libev-dev libjansson-dev libprotobuf-c-dev
 	liburing-dev libxxhash-dev protobuf-c-compiler

@@ -153,7 +153,7 @@ int boot_put_common(struct boot_ctx *c)
 			 strlen(c->cmdline) + 1);
 	if (ret < 0)
 		return ret;
-	return boot_put_mptable(c);
+	return boot_put_acpi(c);
 }
 
 size_t boot_regions(const struct boot_ctx *c,

@@ -340,8 +340,8 @@ static int check_place(struct boot_ctx *c, const struct elf *e, size_t i)
 				 i, s->mem_bytes, s->paddr);
 	if (overlap(s->paddr, s->mem_bytes, BOOT_AREA_GPA,
 		    BOOT_AREA_END - BOOT_AREA_GPA) ||
-	    overlap(s->paddr, s->mem_bytes, BOOT_MPTABLE_GPA,
-		    BOOT_MPTABLE_END - BOOT_MPTABLE_GPA))
+	    overlap(s->paddr, s->mem_bytes, BOOT_ACPI_GPA,
+		    BOOT_ACPI_END - BOOT_ACPI_GPA))
 		return boot_fail(
 			c, -EINVAL,
 			"kernel: ELF segment %zu at 0x%" PRIx64

@@ -26,8 +26,8 @@
 #define BOOT_CMDLINE_GPA UINT64_C(0x98000)
 #define BOOT_AREA_END    UINT64_C(0x99000)
 #define BOOT_LOW_RAM_END UINT64_C(0x9fc00)
-#define BOOT_MPTABLE_GPA UINT64_C(0xf0000)
-#define BOOT_MPTABLE_END UINT64_C(0xf1000)
+#define BOOT_ACPI_GPA    UINT64_C(0xe0000) /* where guests scan for the RSDP */
+#define BOOT_ACPI_END    UINT64_C(0x100000)
 #define BOOT_HIMEM_GPA   UINT64_C(0x100000)
 #define BOOT_IOAPIC_GPA  UINT64_C(0xfec00000) /* from here to 4 GiB: chips */
 
@@ -98,9 +98,10 @@ uint64_t boot_low_ram_end(const struct boot_ctx *c);
  * that it can (anywhere), the rest of low RAM or the RAM above 4 GiB.
  */
 int boot_place_initrd(struct boot_ctx *c, uint64_t max_gpa, bool anywhere);
-/* What every guest finds: initrd, command line, MP table. */
+/* What every guest finds: initrd, command line, ACPI tables. */
 int boot_put_common(struct boot_ctx *c);
-int boot_put_mptable(struct boot_ctx *c);
+/* From BOOT_ACPI_GPA on, the RSDP first. */
+int boot_put_acpi(struct boot_ctx *c);
 /* The memory map that the guest is shown; returns how many. */
 size_t boot_regions(const struct boot_ctx *c,
 		    struct boot_region ret_regions[BOOT_REGIONS_MAX]);

@@ -149,6 +149,7 @@ static int put_zero_page(struct boot_ctx *c, struct boot_params *params)
 	h->loadflags |= LOADED_HIGH | CAN_USE_HEAP;
 	h->heap_end_ptr = HEAP_END_PTR;
 	h->cmd_line_ptr = (__u32)BOOT_CMDLINE_GPA;
+	params->acpi_rsdp_addr = BOOT_ACPI_GPA;
 	if (c->initrd.fd >= 0) {
 		h->ramdisk_image = (__u32)c->initrd_gpa;
 		h->ramdisk_size = (__u32)c->initrd.bytes;

@@ -62,6 +62,7 @@ static int put_start_info(struct boot_ctx *c)
 			.magic = START_INFO_MAGIC,
 			.version = START_INFO_VERSION,
 			.cmdline_gpa = BOOT_CMDLINE_GPA,
+			.rsdp_gpa = BOOT_ACPI_GPA,
 			.memmap_gpa = BOOT_INFO_GPA +
 				      offsetof(struct pvh_page, memmap),
 		},

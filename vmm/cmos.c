@@ -3,7 +3,8 @@
  * 0x71: this host's time in UTC, and how much memory there is.
  *
  * Only what a guest reads is there. The clock cannot be set, alarms and
- * interrupts do not happen; writes to anything but the index are ignored.
+ * interrupts do not happen; writes to anything but the index are ignored. The
+ * ACPI tables do not list it, see boot_acpi.c.
  * Registers 0x00 to 0x0d are the MC146818 data sheet's, the sizes above are
  * where PC BIOSes put them (RBIL's cmos.lst).
  */
@@ -17,9 +18,17 @@
 #define CMOS_PORTS 2
 #define INDEX_MASK 0x7f /* bit 7 masks NMIs */
 
-#define REG_A_32KHZ 0x26 /* oscillator on, no update in progress */
+#define REG_A_32KHZ 0x26 /* oscillator on */
+#define REG_A_UIP   0x80 /* update in progress */
 #define REG_B_24H   0x02 /* BCD, 24 hours, no interrupts */
 #define REG_D_VALID 0x80 /* the battery is good */
+
+/*
+ * UIP rises 244 us before an update, which takes 1984 us: who sees it clear has
+ * at least that long to read all registers of one second.
+ */
+#define NS_PER_S  1000000000
+#define UPDATE_NS ((244 + 1984) * 1000)
 
 #define BASE_MEMORY_KIB 640
 #define KIB             UINT64_C(1024)
@@ -44,12 +53,23 @@ static uint8_t bcd(int value)
 	return (uint8_t)((value / 10 % 10) << 4 | value % 10);
 }
 
+static uint8_t read_status_a(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return now.tv_nsec >= NS_PER_S - UPDATE_NS ? REG_A_32KHZ | REG_A_UIP
+						   : REG_A_32KHZ;
+}
+
 static uint8_t read_clock(uint8_t index)
 {
-	time_t now = time(NULL);
+	struct timespec now;
 	struct tm tm;
 
-	gmtime_r(&now, &tm);
+	/* time() may lag behind by a tick, and then UIP would lie. */
+	clock_gettime(CLOCK_REALTIME, &now);
+	gmtime_r(&now.tv_sec, &tm);
 	switch (index) {
 	case 0x00:
 		return bcd(tm.tm_sec);
@@ -108,7 +128,7 @@ static uint8_t read_register(struct vm *vm, uint8_t index)
 	case 0x32:
 		return read_clock(index);
 	case 0x0a:
-		return REG_A_32KHZ;
+		return read_status_a();
 	case 0x0b:
 		return REG_B_24H;
 	case 0x0d:

@@ -53,6 +53,15 @@ struct vm_device_ops {
 	void (*write)(struct vm_device *d, unsigned int range, uint64_t offset,
 		      const uint8_t *data, unsigned int bytes);
 	void (*reset)(struct vm_device *d);
+	/*
+	 * For a device that works beside the vCPUs: stop returns when it has
+	 * come to rest (no request in flight, no more touch of guest memory) and
+	 * it stays so until start. By vm_pause(), after the last vCPU parked, and
+	 * by vm_resume(), before the first goes; without the lock, which they may
+	 * take. A machine is born stopped. NULL: has nothing to stop.
+	 */
+	void (*stop)(struct vm_device *d);
+	void (*start)(struct vm_device *d);
 	/* The state struct; NULL fields for a device without state. */
 	const struct vm_field *fields;
 	size_t nr_fields;

@@ -1,6 +1,7 @@
 /* vmm/mem.c: the mapping behind guest RAM, addresses, user-side dirty pages. */
 #include "vmm/mem.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <linux/falloc.h>
 #include <linux/memfd.h>
@@ -319,4 +320,31 @@ int vm_mem_discard(struct vm_mem *m, uint64_t offset, uint64_t bytes)
 		return -errno;
 	vm_mem_mark_dirty(m, offset, bytes);
 	return 0;
+}
+
+void vm_mem_hold(struct vm_mem *m)
+{
+	atomic_fetch_add(&m->nr_holds, 1);
+}
+
+void vm_mem_release(struct vm_mem *m)
+{
+	unsigned int before = atomic_fetch_sub(&m->nr_holds, 1);
+
+	assert(before > 0);
+	(void)before;
+}
+
+int vm_mem_give_back(struct vm_mem *m, uint64_t offset, uint64_t bytes)
+{
+	uint64_t page = vm_mem_host_page_bytes(m);
+	uint64_t first, end;
+
+	if (offset > m->bytes || bytes > m->bytes - offset)
+		return -EINVAL;
+	if (atomic_load(&m->nr_holds) > 0)
+		return -EBUSY;
+	first = (offset + page - 1) / page * page;
+	end = (offset + bytes) / page * page;
+	return first < end ? vm_mem_discard(m, first, end - first) : 0;
 }

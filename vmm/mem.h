@@ -115,6 +115,21 @@ int vm_mem_scan_populated(const struct vm_mem *m, uint64_t offset,
  * Back to never-populated zeros, marked dirty. Host-page aligned. Any thread.
  */
 int vm_mem_discard(struct vm_mem *m, uint64_t offset, uint64_t bytes);
+/*
+ * While anybody holds RAM, what the guest offers to give back stays where it is:
+ * a page that is still to arrive would be fetched once more, old content and all,
+ * when it is touched after it was discarded, and one that is still to be saved
+ * would be saved as zeros. Counted; any thread, with the devices stopped: so a
+ * give_back is either over or sees the hold. release may come at any time.
+ */
+void vm_mem_hold(struct vm_mem *m);
+void vm_mem_release(struct vm_mem *m);
+/*
+ * The guest does not need what is there: vm_mem_discard() of the whole host pages
+ * inside [offset, offset + bytes), which need not be aligned. -EBUSY, and nothing
+ * done, while RAM is held. A running device's worker.
+ */
+int vm_mem_give_back(struct vm_mem *m, uint64_t offset, uint64_t bytes);
 /* Bytes of RAM resident in host memory now; for memfds those in swap too. */
 uint64_t vm_mem_resident_bytes(const struct vm_mem *m);
 

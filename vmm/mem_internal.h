@@ -21,6 +21,7 @@ struct vm_mem {
 	_Atomic(uint64_t) *user_dirty;
 	uint64_t user_dirty_bytes;
 	atomic_bool user_dirty_on;
+	atomic_uint nr_holds;
 };
 
 /*

@@ -1,5 +1,6 @@
 /*
- * vmm/run.c: vCPU threads, who may run, and the events that end a run.
+ * vmm/run.c: vCPU threads, who may run, and the events that end a run; devices
+ * that work by themselves run with them.
  *
  * vm->run says what vCPUs shall do. A thread counts in nr_parked from before it
  * waits until after it has seen that it may run: a pause that follows right
@@ -24,12 +25,21 @@ int vm_run_init(struct vm *vm)
 		return -ret;
 	ret = pthread_cond_init(&vm->changed, NULL);
 	if (ret != 0)
-		pthread_mutex_destroy(&vm->lock);
+		goto destroy_lock;
+	ret = pthread_mutex_init(&vm->devices_lock, NULL);
+	if (ret != 0)
+		goto destroy_changed;
+	return 0;
+destroy_changed:
+	pthread_cond_destroy(&vm->changed);
+destroy_lock:
+	pthread_mutex_destroy(&vm->lock);
 	return -ret;
 }
 
 void vm_run_fini(struct vm *vm)
 {
+	pthread_mutex_destroy(&vm->devices_lock);
 	pthread_cond_destroy(&vm->changed);
 	pthread_mutex_destroy(&vm->lock);
 }
@@ -161,16 +171,49 @@ void vm_cpus_stop(struct vm *vm)
 	vm->quit = false;
 }
 
+void vm_devices_start(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->devices_lock);
+	for (size_t i = 0; i < vm->nr_devices && !vm->devices_run; i++) {
+		struct vm_device *d = vm->devices[i];
+
+		if (d->ops->start)
+			d->ops->start(d);
+	}
+	vm->devices_run = true;
+	pthread_mutex_unlock(&vm->devices_lock);
+}
+
+/* Two may pause at once: both return when the devices are at rest. */
+void vm_devices_stop(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->devices_lock);
+	for (size_t i = 0; i < vm->nr_devices && vm->devices_run; i++) {
+		struct vm_device *d = vm->devices[i];
+
+		if (d->ops->stop)
+			d->ops->stop(d);
+	}
+	vm->devices_run = false;
+	pthread_mutex_unlock(&vm->devices_lock);
+}
+
+/*
+ * Devices after vCPUs: nobody gives them anything new to do. Also where the vCPUs
+ * parked by themselves, after an event: devices go on until somebody pauses.
+ */
 int vm_pause(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->lock);
 	stop_running(vm);
 	wait_parked(vm);
 	pthread_mutex_unlock(&vm->lock);
+	vm_devices_stop(vm);
 	return 0;
 }
 
-int vm_resume(struct vm *vm)
+/* 1: it runs already, 0: it may run, all vCPUs are parked. */
+static int prepare_resume(struct vm *vm)
 {
 	int ret = 0;
 
@@ -179,18 +222,36 @@ int vm_resume(struct vm *vm)
 		ret = -ECANCELED;
 	} else if (vm->nr_threads == 0) {
 		ret = -EINVAL;
-	} else if (!atomic_load(&vm->run)) {
+	} else if (atomic_load(&vm->run)) {
+		ret = 1;
+	} else {
 		/*
 		 * An event that was taken while a vCPU was still on its way
 		 * out: what that vCPU does there must not count as new.
 		 */
 		wait_parked(vm);
 		vm->ended = false;
-		atomic_store(&vm->run, true);
-		pthread_cond_broadcast(&vm->changed);
 	}
 	pthread_mutex_unlock(&vm->lock);
 	return ret;
+}
+
+/*
+ * Devices before vCPUs, and without vm->lock, which comes after theirs. Nothing
+ * happens in between: only vCPUs post events, and they are parked.
+ */
+int vm_resume(struct vm *vm)
+{
+	int ret = prepare_resume(vm);
+
+	if (ret != 0)
+		return ret < 0 ? ret : 0;
+	vm_devices_start(vm);
+	pthread_mutex_lock(&vm->lock);
+	atomic_store(&vm->run, true);
+	pthread_cond_broadcast(&vm->changed);
+	pthread_mutex_unlock(&vm->lock);
+	return 0;
 }
 
 bool vm_is_running(struct vm *vm)

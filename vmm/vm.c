@@ -199,7 +199,8 @@ static int add_device(struct vm *vm,
 	return 0;
 }
 
-static int set_up_devices(struct vm *vm, char **err)
+static int set_up_devices(struct vm *vm, const struct vm_config *cfg,
+			  char **err)
 {
 	struct vm_device *d;
 	int ret;
@@ -209,6 +210,10 @@ static int set_up_devices(struct vm *vm, char **err)
 		ret = add_device(vm, vm_cmos_new, &d, err);
 	if (ret == 0)
 		ret = add_device(vm, vm_platform_new, &d, err);
+	if (ret == 0)
+		ret = add_device(vm, vm_pci_host_new, &vm->pci, err);
+	if (ret == 0)
+		ret = vm_virtio_new(vm, cfg, err);
 	if (ret == 0)
 		vm_bus_reset(vm);
 	return ret;
@@ -225,11 +230,16 @@ static int alloc_vm(struct vm **ret_vm)
 	ret = vm_run_init(vm);
 	if (ret < 0)
 		goto free_vm;
-	ret = -pthread_mutex_init(&vm->ring_lock, NULL);
+	ret = vm_irq_init(vm);
 	if (ret < 0)
 		goto fini_run;
+	ret = -pthread_mutex_init(&vm->ring_lock, NULL);
+	if (ret < 0)
+		goto fini_irq;
 	*ret_vm = vm;
 	return 0;
+fini_irq:
+	vm_irq_fini(vm);
 fini_run:
 	vm_run_fini(vm);
 free_vm:
@@ -252,7 +262,7 @@ static int build(struct vm *vm, const struct vm_config *cfg, char **err)
 	if (ret == 0)
 		ret = set_up_cpus(vm, cfg, err);
 	if (ret == 0)
-		ret = set_up_devices(vm, err);
+		ret = set_up_devices(vm, cfg, err);
 	if (ret == 0)
 		ret = vm_state_save_chips(vm, &vm->power_on, err);
 	return ret;
@@ -281,14 +291,17 @@ int vm_new(const struct vm_config *cfg, const struct vm_ops *ops, void *ctx,
 }
 
 /*
- * A vCPU thread uses kvm_run, the rings and RAM until it is joined; the VM uses
- * RAM until its last fd is closed. Each goes after its last user.
+ * A vCPU thread uses kvm_run, the rings and RAM until it is joined, and gives work
+ * to devices; these use RAM until they are stopped, the VM until its last fd is
+ * closed. Each goes after its last user.
  */
 void vm_free(struct vm *vm)
 {
 	if (!vm)
 		return;
 	vm_cpus_stop(vm);
+	vm_devices_stop(vm);
+	vm_virtio_fini(vm);
 	vm_bus_fini(vm);
 	for (unsigned int i = 0; i < vm->nr_cpus; i++)
 		vm_cpu_free(&vm->cpus[i]);
@@ -303,6 +316,7 @@ void vm_free(struct vm *vm)
 	free(vm->msrs);
 	free(vm->cpus);
 	pthread_mutex_destroy(&vm->ring_lock);
+	vm_irq_fini(vm);
 	vm_run_fini(vm);
 	free(vm);
 }

@@ -33,6 +33,25 @@ struct vm_ops {
 	 * busy until vm_serial_output_ready()). Must not block.
 	 */
 	size_t (*serial_output)(void *ctx, const uint8_t *data, size_t bytes);
+	/* The same for the virtio console, on its worker thread. */
+	size_t (*console_output)(void *ctx, const uint8_t *data, size_t bytes);
+};
+
+/* Devices beyond what every machine has. Strings are borrowed during vm_new(). */
+struct vm_disk_config {
+	const char *path; /* a raw file or a block device */
+	bool read_only;
+	bool direct; /* O_DIRECT */
+};
+
+struct vm_net_config {
+	const char *tap;
+	uint8_t mac[6]; /* all zeros: vm_new() makes one up */
+};
+
+struct vm_vsock_config {
+	uint32_t cid;     /* the guest's, 3 or more */
+	const char *path; /* unix socket: PATH; the guest's dials: PATH_port */
 };
 
 struct vm_config {
@@ -48,6 +67,15 @@ struct vm_config {
 	const struct kvm_cpuid_entry2 *cpuid;
 	size_t nr_cpuid;
 	uint32_t tsc_khz; /* 0: the host's */
+	/* Their order is the order of PCI slots. */
+	const struct vm_disk_config *disks;
+	size_t nr_disks;
+	const struct vm_net_config *nets;
+	size_t nr_nets;
+	const struct vm_vsock_config *vsock; /* NULL: none */
+	bool console;
+	bool rng;
+	bool balloon;
 };
 
 /*
@@ -57,9 +85,9 @@ struct vm_config {
 int vm_new(const struct vm_config *cfg, const struct vm_ops *ops, void *ctx,
 	   struct vm **ret_vm, char **err);
 /*
- * Stops and joins the vCPU threads, closes KVM, unmaps RAM. Any userfaultfd over
- * the RAM must have been closed or unregistered before (a vCPU waiting
- * for a page would never come out).
+ * Stops and joins the threads of vCPUs and devices, closes KVM, unmaps RAM. Any
+ * userfaultfd over the RAM must have been closed or unregistered before (a vCPU
+ * or a device waiting for a page would never come out).
  */
 void vm_free(struct vm *vm);
 
@@ -77,9 +105,10 @@ uint32_t vm_xsave_bytes(const struct vm *vm);
 int vm_start(struct vm *vm);
 /*
  * Parks every vCPU: kicks it out of KVM_RUN, completes a half-done port or MMIO
- * access, and returns when all are parked. Idempotent. A vCPU that waits for a
- * missing page comes out only when the page does, so this may block: never call
- * it on the main thread.
+ * access, and when all are parked stops the devices, which finish what they have
+ * begun. After an event vCPUs park by themselves, devices only here. Idempotent. A
+ * vCPU or device that waits for a missing page comes out only when the page does,
+ * and a disk may be slow, so this may block: never call it on the main thread.
  */
 int vm_pause(struct vm *vm);
 /* No-op when running; -ECANCELED while an event is pending. */
@@ -112,5 +141,57 @@ int vm_state_load(struct vm *vm, const struct vm_state *state,
 size_t vm_serial_input(struct vm *vm, const uint8_t *data, size_t bytes);
 /* The sink has room again. Main thread. */
 void vm_serial_output_ready(struct vm *vm);
+/* The virtio console's; without one, input is taken and dropped. */
+size_t vm_console_input(struct vm *vm, const uint8_t *data, size_t bytes);
+void vm_console_output_ready(struct vm *vm);
+
+/*
+ * A disk belongs to one machine at a time: OFD locks (fcntl(2)), exclusive, or
+ * shared for read-only ones. lock takes all or none: -EBUSY and a line that names
+ * the disk. A machine must hold them whenever it runs. All vCPUs parked.
+ */
+int vm_disks_lock(struct vm *vm, char **err);
+void vm_disks_unlock(struct vm *vm);
+
+/*
+ * What a peer must know of the disks and nets of a machine to have the same:
+ * borrowed names, i < nr of vm_config.
+ */
+struct vm_disk_info {
+	const char *path;
+	uint64_t bytes;
+	uint64_t features; /* offered to the guest */
+	uint32_t nr_queues;
+	bool read_only;
+	bool direct;
+};
+struct vm_net_info {
+	const char *tap;
+	uint64_t features;
+	uint32_t nr_queues;
+	uint8_t mac[6];
+};
+size_t vm_nr_disks(struct vm *vm);
+void vm_disk_info(struct vm *vm, size_t i, struct vm_disk_info *ret_info);
+size_t vm_nr_nets(struct vm *vm);
+void vm_net_info(struct vm *vm, size_t i, struct vm_net_info *ret_info);
+/* NULL: the machine has none. */
+const struct vm_vsock_config *vm_vsock_info(struct vm *vm);
+bool vm_has_console(struct vm *vm);
+bool vm_has_rng(struct vm *vm);
+bool vm_has_balloon(struct vm *vm);
+
+/*
+ * Presses the power button: a guest that listens (true) will power off in its own
+ * time. Otherwise it learns of it when it begins to. Any thread, after vm_new().
+ */
+bool vm_power_button(struct vm *vm);
+
+/*
+ * How much memory the guest shall give back (-ENODEV: no balloon); it does so
+ * in its own time. actual: how much it has given.
+ */
+int vm_balloon_set(struct vm *vm, uint64_t bytes);
+uint64_t vm_balloon_actual(struct vm *vm);
 
 #endif

@@ -1,7 +1,8 @@
 /*
  * vmm/vm_internal.h: what the files of vmm/ share and nobody else sees.
  *
- * Lock order: a device's lock, then vm->lock; vm->ring_lock alone.
+ * Lock order: vm->devices_lock, a device's lock, then vm->lock, msix.lock (pci.h)
+ * and then vm->msi_lock; vm->ring_lock alone.
  */
 #ifndef VMM_VM_INTERNAL_H
 #define VMM_VM_INTERNAL_H
@@ -15,6 +16,8 @@
 
 #include "vmm/device.h"
 #include "vmm/vm.h"
+
+struct virtio_device;
 
 struct vm_cpu {
 	/* Set by vm_cpu_new(), constant after: any thread. */
@@ -35,6 +38,13 @@ struct vm_cpu {
 	/* The thread that starts and frees the vm. */
 	pthread_t thread;
 	bool has_thread;
+};
+
+/* Those that the machine has, NULL where not. */
+struct vm_virtio_devices {
+	struct virtio_device **disks, **nets; /* owned arrays */
+	size_t nr_disks, nr_nets;
+	struct virtio_device *console, *rng, *vsock, *balloon;
 };
 
 struct vm {
@@ -59,7 +69,9 @@ struct vm {
 	/* Filled by vm_device_add() before vm_start(). */
 	struct vm_device *devices[VM_DEVICES_MAX];
 	size_t nr_devices;
-	struct vm_device *serial; /* one of devices */
+	struct vm_device *serial; /* one of devices, as the next two */
+	struct vm_device *pci;    /* the host bridge; NULL: no PCI */
+	struct vm_virtio_devices virtio;
 
 	/* Written under lock; run also read without it. */
 	pthread_mutex_t lock;
@@ -72,12 +84,19 @@ struct vm {
 	bool ended;          /* an event came since the last resume */
 	char reason[VM_REASON_BYTES];
 
+	/* Held while devices start and stop, which may wait for a page. */
+	pthread_mutex_t devices_lock;
+	bool devices_run; /* between vm_resume() and vm_pause() */
+
 	/* The thread that tracks dirty pages. */
 	uint64_t *log_scratch; /* one slot's bitmap; NULL: not logging */
 	bool log_manual;
 
 	pthread_mutex_t ring_lock;
 	uint64_t *ring_bitmap; /* harvested and not yet collected */
+
+	pthread_mutex_t msi_lock;
+	struct kvm_irq_routing *routes; /* owned; NULL: KVM's own */
 };
 
 /* kvm.c */
@@ -114,6 +133,27 @@ void vm_cpus_stop(struct vm *vm);
  * write op. The first event wins, then all vCPUs park. reason may be NULL.
  */
 void vm_event_post(struct vm *vm, enum vm_event ev, const char *reason);
+
+/*
+ * ops->start and ops->stop of every device, if not done yet. All vCPUs parked.
+ * vm_resume() and vm_pause() call them.
+ */
+void vm_devices_start(struct vm *vm);
+void vm_devices_stop(struct vm *vm);
+
+/* irq.c: messages (MSIs) and doorbells as eventfds. */
+
+int vm_irq_init(struct vm *vm);
+void vm_irq_fini(struct vm *vm);
+/* nr GSIs in a row for messages. Before vm_start(). */
+int vm_msi_alloc(struct vm *vm, unsigned int nr, unsigned int *ret_first_gsi);
+/* A write to eventfd fd sends the GSI's message from now on. */
+int vm_msi_attach(struct vm *vm, unsigned int gsi, int fd);
+/* What the message is. Any thread; cheap when it is that already. */
+int vm_msi_route(struct vm *vm, unsigned int gsi, uint64_t address,
+		 uint32_t data);
+/* A guest's 2-byte write to gpa rings (no longer) eventfd fd, without an exit. */
+int vm_doorbell(struct vm *vm, uint64_t gpa, int fd, bool on);
 
 /* vcpu_state.c: all vCPUs parked. */
 
@@ -176,5 +216,23 @@ void vm_bus_fini(struct vm *vm);
 int vm_serial_new(struct vm *vm, struct vm_device **ret_device);
 int vm_cmos_new(struct vm *vm, struct vm_device **ret_device);
 int vm_platform_new(struct vm *vm, struct vm_device **ret_device);
+
+/* pci.c: the host bridge, as above. One per machine; vm->pci is it. */
+int vm_pci_host_new(struct vm *vm, struct vm_device **ret_device);
+
+/*
+ * devices.c: makes the devices that cfg asks for, in the order of vm.h, and puts
+ * them behind the host bridge.
+ */
+int vm_virtio_new(struct vm *vm, const struct vm_config *cfg, char **err);
+void vm_virtio_fini(struct vm *vm);
+
+/*
+ * Port 0xcf9, which lies in the middle of those of PCI's configuration mechanism:
+ * for the host bridge, which claims them all. Takes the platform's lock; may be
+ * called with another device's held.
+ */
+uint8_t vm_platform_cf9_read(struct vm *vm);
+void vm_platform_cf9_write(struct vm *vm, uint8_t value);
 
 #endif

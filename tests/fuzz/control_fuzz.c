@@ -4,7 +4,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "migrate/hardware_codec.h"
 #include "migrate/link.h"
+#include "proto/control.pb-c.h"
 
 static void lost(void *ctx, int err, const char *why)
 {
@@ -40,6 +42,17 @@ static void say(int fd, const uint8_t *data, size_t bytes)
 	(void)!send(fd, data, bytes, MSG_NOSIGNAL);
 }
 
+/* The devices that a peer says its guest has. */
+static void try_hardware(const Vmmd__Setup *setup)
+{
+	struct mig_hardware h;
+
+	if (mig_hardware_take(setup->hardware, &h, NULL) < 0)
+		return;
+	FUZZ_CLAIM(h.nr_disks <= MIG_DISKS_MAX && h.nr_nets <= MIG_NETS_MAX);
+	mig_hardware_fini(&h);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
 	enum proto_type type;
@@ -56,6 +69,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 	if (mig_link_new(fds[1], UINT32_MAX, lost, NULL, &link) == 0) {
 		while (mig_link_recv_any(link, &type, &msg) == 0) {
 			FUZZ_CLAIM(type > 0 && type < PROTO_NR_TYPES);
+			if (type == PROTO_SETUP)
+				try_hardware((Vmmd__Setup *)msg);
 			protobuf_c_message_free_unpacked(msg, NULL);
 		}
 		mig_link_free(link);

@@ -16,7 +16,7 @@
 #define PAGE_BYTES      4096
 #define KERNEL_STACK    4096
 #define USER_STACK      8192
-#define IO_BITMAP_PORTS 0x800 /* every port we use is below */
+#define IO_BITMAP_PORTS 0x1000 /* every port we use is below */
 
 struct tss {
 	uint32_t reserved0;
@@ -55,6 +55,7 @@ struct cpu {
 	uint64_t random;
 	uint64_t paced_from_ns, paced_pages;
 	volatile uint64_t writes, verified, errors;
+	volatile uint64_t disk_reads; /* in pages */
 	uint64_t pass_epoch, pass_cursor, pass_sum;
 	volatile uint64_t pass_done_epoch;
 

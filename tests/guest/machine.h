@@ -21,6 +21,19 @@ static inline void outw(uint16_t port, uint16_t value)
 	__asm__ volatile("outw %0, %1" ::"a"(value), "Nd"(port) : "memory");
 }
 
+static inline void outl(uint16_t port, uint32_t value)
+{
+	__asm__ volatile("outl %0, %1" ::"a"(value), "Nd"(port) : "memory");
+}
+
+static inline uint32_t inl(uint16_t port)
+{
+	uint32_t value;
+
+	__asm__ volatile("inl %1, %0" : "=a"(value) : "Nd"(port) : "memory");
+	return value;
+}
+
 static inline uint8_t inb(uint16_t port)
 {
 	uint8_t value;
@@ -66,6 +79,44 @@ static inline uint32_t mmio_read(uint64_t gpa)
 	__asm__ volatile("movl %1, %0"
 			 : "=r"(value)
 			 : "m"(*(volatile uint32_t *)gpa)
+			 : "memory");
+	return value;
+}
+
+static inline void mmio_write16(uint64_t gpa, uint16_t value)
+{
+	__asm__ volatile("movw %0, %1"
+			 :
+			 : "r"(value), "m"(*(volatile uint16_t *)gpa)
+			 : "memory");
+}
+
+static inline uint16_t mmio_read16(uint64_t gpa)
+{
+	uint16_t value;
+
+	__asm__ volatile("movw %1, %0"
+			 : "=r"(value)
+			 : "m"(*(volatile uint16_t *)gpa)
+			 : "memory");
+	return value;
+}
+
+static inline void mmio_write8(uint64_t gpa, uint8_t value)
+{
+	__asm__ volatile("movb %0, %1"
+			 :
+			 : "q"(value), "m"(*(volatile uint8_t *)gpa)
+			 : "memory");
+}
+
+static inline uint8_t mmio_read8(uint64_t gpa)
+{
+	uint8_t value;
+
+	__asm__ volatile("movb %1, %0"
+			 : "=q"(value)
+			 : "m"(*(volatile uint8_t *)gpa)
 			 : "memory");
 	return value;
 }

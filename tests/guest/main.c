@@ -6,6 +6,7 @@
 #include "clock.h"
 #include "console.h"
 #include "cpu.h"
+#include "disk.h"
 #include "loop.h"
 #include "memory.h"
 #include "options.h"
@@ -53,7 +54,12 @@ void main_bsp(struct cpu *c)
 		give_up("bad option", "word", why);
 	if (!machine.has_kvmclock)
 		give_up("machine", "why", "no-kvmclock");
-	if (!memory_init(&why) || !memory_place(options.mem, &why))
+	if (!memory_init(&why))
+		give_up("memory", "why", why);
+	if ((options.work == WORK_DISK || options.work == WORK_DISKONLY) &&
+	    !disk_init(&why))
+		give_up("disk", "why", why);
+	if (!memory_place(options.mem, disk_blocks(), &why))
 		give_up("memory", "why", why);
 	start_cpus();
 	work_init();

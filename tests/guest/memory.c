@@ -199,16 +199,23 @@ static bool take_extents(uint64_t pages)
 	return memory.pages == pages;
 }
 
-bool memory_place(uint64_t test_bytes, const char **ret_why)
+static void *take_table(uint64_t nr, uint64_t entry_bytes)
+{
+	return (void *)take_contiguous((nr * entry_bytes + PAGE_BYTES - 1) /
+				       PAGE_BYTES);
+}
+
+bool memory_place(uint64_t test_bytes, uint64_t disk_blocks,
+		  const char **ret_why)
 {
 	uint64_t pages = test_bytes / PAGE_BYTES;
-	uint64_t record_pages =
-		(pages * sizeof(struct record) + PAGE_BYTES - 1) / PAGE_BYTES;
 	uint64_t mirror = 0;
 
 	*ret_why = "mem-larger-than-the-machine";
-	memory.records = (struct record *)take_contiguous(record_pages);
-	if (memory.records == NULL || !take_extents(pages))
+	memory.records = take_table(pages, sizeof(*memory.records));
+	memory.disk_versions = take_table(disk_blocks,
+					  sizeof(*memory.disk_versions));
+	if (!memory.records || !memory.disk_versions || !take_extents(pages))
 		return false;
 	for (uint32_t i = 0; i < nr_ram; i++)
 		if (ram[i].gpa < ram[i].end)

@@ -3,6 +3,7 @@
  *
  *	gpa	1 MiB		the image, then page tables for RAM over 4 GiB
  *		16 MiB		records, one per test page
+ *				versions, one per block of the disk in use
  *				test pages, from low to high across the hole
  *				one page more: the mirror
  *
@@ -41,6 +42,7 @@ struct memory {
 	struct extent extents[MEMORY_EXTENTS_MAX];
 	uint32_t nr_extents;
 	volatile uint64_t *mirror; /* far from the image */
+	uint32_t *disk_versions;   /* one per block of the disk */
 };
 extern struct memory memory;
 
@@ -54,8 +56,9 @@ const char *memory_cmdline(void);
  * sentence. All on the first vCPU, at CPL 3, in this order.
  */
 bool memory_init(const char **ret_why);
-/* Place test_bytes of test memory. */
-bool memory_place(uint64_t test_bytes, const char **ret_why);
+/* Place test_bytes of test memory, and what is kept of so many disk blocks. */
+bool memory_place(uint64_t test_bytes, uint64_t disk_blocks,
+		  const char **ret_why);
 
 uint64_t memory_page_gpa(uint64_t page);
 

@@ -10,8 +10,10 @@
 #define MEM_MAX   (UINT64_C(512) << 30)
 
 const char *const work_names[NR_WORKS] = {
-	[WORK_IDLE] = "idle",     [WORK_FILL] = "fill", [WORK_DIRTY] = "dirty",
-	[WORK_SPARSE] = "sparse", [WORK_READ] = "read", [WORK_TOUCH] = "touch",
+	[WORK_IDLE] = "idle",   [WORK_FILL] = "fill",
+	[WORK_DIRTY] = "dirty", [WORK_SPARSE] = "sparse",
+	[WORK_READ] = "read",   [WORK_TOUCH] = "touch",
+	[WORK_DISK] = "disk",   [WORK_DISKONLY] = "diskonly",
 };
 
 static const char *const exit_names[] = {
@@ -58,6 +60,8 @@ static const struct option {
 	{ "irq", &options.irq, 0, 1, NULL },
 	{ "halt", &options.halt, 0, 1, NULL },
 	{ "light", &options.light, 0, 1, NULL },
+	{ "disk", &options.disk, PAGE_BYTES, UINT64_MAX, NULL },
+	{ "prefilled", &options.prefilled, 0, 1, NULL },
 	{ "work", &options.work, 0, NR_WORKS - 1, work_names },
 	{ "exit", &options.exit, 0, POWER_TRIPLE_FAULT, exit_names },
 	{ "selftest", &options.selftest, 0, NR_SELFTESTS - 1, selftest_names },

@@ -14,6 +14,8 @@ enum work {
 	WORK_SPARSE,
 	WORK_READ,
 	WORK_TOUCH,
+	WORK_DISK,
+	WORK_DISKONLY,
 	NR_WORKS
 };
 
@@ -47,6 +49,8 @@ struct options {
 	uint64_t irq;
 	uint64_t halt;
 	uint64_t light;
+	uint64_t disk; /* bytes of it; 0: all */
+	uint64_t prefilled;
 	uint64_t work;
 	uint64_t exit;
 	uint64_t selftest;

@@ -9,7 +9,7 @@
 #define MIX_2  UINT64_C(0x94d049bb133111eb)
 
 enum {
-	WORD_GPA,
+	WORD_NAME,
 	WORD_VERSION,
 	WORD_SEED,
 	WORD_TOUCHES,
@@ -24,9 +24,9 @@ static uint64_t mix(uint64_t x)
 	return x ^ x >> 31;
 }
 
-static uint64_t page_key(uint64_t gpa, uint32_t version)
+static uint64_t page_key(uint64_t name, uint32_t version)
 {
-	return mix(options.seed + mix(gpa + mix(version + GOLDEN)));
+	return mix(options.seed + mix(name + mix(version + GOLDEN)));
 }
 
 /* One multiplication a word: generation must not be what is measured. */
@@ -43,20 +43,20 @@ static bool is_zeros(uint64_t key, uint32_t version)
 	return version == 0 || (options.zero && key % options.zero == 0);
 }
 
-static void header(uint64_t gpa, uint32_t version, uint32_t touches,
+static void header(uint64_t name, uint32_t version, uint32_t touches,
 		   uint64_t key, uint64_t ret_words[WORD_STREAM])
 {
-	ret_words[WORD_GPA] = PAGE_MAGIC ^ gpa;
+	ret_words[WORD_NAME] = PAGE_MAGIC ^ name;
 	ret_words[WORD_VERSION] = version;
 	ret_words[WORD_SEED] = options.seed;
 	ret_words[WORD_TOUCHES] = touches;
 	ret_words[WORD_TOUCH_HASH] = mix(key + touches);
 }
 
-static void fill(volatile uint64_t *words, uint64_t gpa, uint32_t version,
+static void fill(volatile uint64_t *words, uint64_t name, uint32_t version,
 		 uint32_t touches)
 {
-	uint64_t key = page_key(gpa, version);
+	uint64_t key = page_key(name, version);
 	uint64_t head[WORD_STREAM];
 
 	if (is_zeros(key, version)) {
@@ -64,11 +64,16 @@ static void fill(volatile uint64_t *words, uint64_t gpa, uint32_t version,
 			words[i] = 0;
 		return;
 	}
-	header(gpa, version, touches, key, head);
+	header(name, version, touches, key, head);
 	for (uint32_t i = 0; i < WORD_STREAM; i++)
 		words[i] = head[i];
 	for (uint32_t i = WORD_STREAM; i < PAGE_WORDS; i++)
 		words[i] = stream_word(key, i);
+}
+
+void page_fill(uint64_t gpa, uint64_t name, uint32_t version)
+{
+	fill((volatile uint64_t *)gpa, name, version, 0);
 }
 
 void page_write(uint64_t page)
@@ -128,13 +133,11 @@ static void find_error(const volatile uint64_t *words, uint64_t key, bool zeros,
 	}
 }
 
-bool page_verify(uint64_t page, struct page_error *ret_error)
+bool page_check(uint64_t gpa, uint64_t name, uint32_t version, uint32_t touches,
+		struct page_error *ret_error)
 {
-	const struct record *r = &memory.records[page];
-	uint64_t gpa = memory_page_gpa(page);
 	const uint64_t *words = (const uint64_t *)gpa;
-	uint32_t version = r->version;
-	uint64_t key = page_key(gpa, version);
+	uint64_t key = page_key(name, version);
 	bool zeros = is_zeros(key, version);
 	uint64_t head[WORD_STREAM] = { 0 };
 	uint64_t wrong = 0;
@@ -144,7 +147,7 @@ bool page_verify(uint64_t page, struct page_error *ret_error)
 		for (uint32_t i = 0; i < PAGE_WORDS; i++)
 			wrong |= words[i];
 	} else {
-		header(gpa, version, r->touches, key, head);
+		header(name, version, touches, key, head);
 		for (uint32_t i = 0; i < WORD_STREAM; i++)
 			wrong |= words[i] ^ head[i];
 		for (uint32_t i = WORD_STREAM; i < PAGE_WORDS; i++)
@@ -156,4 +159,12 @@ bool page_verify(uint64_t page, struct page_error *ret_error)
 	*ret_error = (struct page_error){ .gpa = gpa, .word = PAGE_WORDS };
 	find_error(words, key, zeros, head, ret_error);
 	return false;
+}
+
+bool page_verify(uint64_t page, struct page_error *ret_error)
+{
+	const struct record *r = &memory.records[page];
+	uint64_t gpa = memory_page_gpa(page);
+
+	return page_check(gpa, gpa, r->version, r->touches, ret_error);
 }

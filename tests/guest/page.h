@@ -1,12 +1,13 @@
 /*
- * page.h: what a test page holds, exactly, for (seed, gpa, version, touches).
+ * page.h: what a test page holds, exactly, for (seed, name, version, touches).
  *
- *	word 0		PAGE_MAGIC ^ gpa
+ *	word 0		PAGE_MAGIC ^ name
  *	     1		version
  *	     2		seed
  *	     3, 4	touches, and a hash of it: all that a light write changes
- *	     5..511	a stream from (seed, gpa, version): incompressible
+ *	     5..511	a stream from (seed, name, version): incompressible
  *
+ * The name is the page's gpa, or stands for the block of the disk that it is.
  * So a page that is lost, stale, of another address, of another guest, torn or
  * zero differs from what its record says, in more words than one. With
  * zero=N one version in N is a page of zeros instead, and has to be just that.
@@ -36,5 +37,10 @@ void page_write(uint64_t page);
 void page_touch(uint64_t page);
 /* Owner only. Every word against the record. */
 bool page_verify(uint64_t page, struct page_error *ret_error);
+
+/* The same for any page of memory, by another name than its own. */
+void page_fill(uint64_t gpa, uint64_t name, uint32_t version);
+bool page_check(uint64_t gpa, uint64_t name, uint32_t version, uint32_t touches,
+		struct page_error *ret_error);
 
 #endif

@@ -1,6 +1,8 @@
 #include "report.h"
 
+#include "blk.h"
 #include "console.h"
+#include "disk.h"
 #include "loop.h"
 #include "machine.h"
 #include "memory.h"
@@ -65,6 +67,13 @@ void report_start(void)
 		line_dec(&l, "pages", x->pages);
 		line_send(&l);
 	}
+	if (disk_blocks()) {
+		line_start(&l, "disk");
+		line_dec(&l, "bytes", blk.bytes);
+		line_dec(&l, "used", disk_blocks() * PAGE_BYTES);
+		line_dec(&l, "queues", blk.nr_queues);
+		line_send(&l);
+	}
 	state.start_ns = clock_ns(&c->pvclock, &state.last_tsc);
 	state.next_ns = state.start_ns;
 	memory.mirror[0] = 0;
@@ -127,6 +136,8 @@ static void heartbeat(struct cpu *c)
 	line_dec(&l, "max_stall_all_us", tsc_us(c, all));
 	if (options.irq)
 		line_dec(&l, "ticks", TOTAL(ticks));
+	if (disk_blocks())
+		line_dec(&l, "disk_reads", TOTAL(disk_reads));
 	line_dec(&l, "errs", TOTAL(errors));
 	line_send(&l);
 }

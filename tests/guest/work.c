@@ -1,6 +1,7 @@
 #include "work.h"
 
 #include "console.h"
+#include "disk.h"
 #include "loop.h"
 #include "options.h"
 #include "page.h"
@@ -9,14 +10,20 @@
 
 static volatile uint64_t pass_epoch; /* the pass asked for last; 0: none */
 
-static void verify(struct cpu *c, uint64_t page)
+static bool is_right(uint64_t page, struct page_error *ret_error)
+{
+	return disk_blocks() ? disk_page_verify(page, ret_error)
+			     : page_verify(page, ret_error);
+}
+
+void work_verify(struct cpu *c, uint64_t page)
 {
 	const struct record *r = &memory.records[page];
 	struct page_error e;
 	struct line l;
 
 	c->verified++;
-	if (page_verify(page, &e) || !failure_start(c, &l, "verify"))
+	if (is_right(page, &e) || !failure_start(c, &l, "verify"))
 		return;
 	line_hex(&l, "gpa", e.gpa);
 	line_dec(&l, "off", e.word * 8);
@@ -37,7 +44,7 @@ static void write(struct cpu *c, uint64_t index)
 	c->writes++;
 }
 
-static uint64_t next_random(struct cpu *c)
+uint64_t work_random(struct cpu *c)
 {
 	/* xorshift64 (Marsaglia); the state is never 0 */
 	c->random ^= c->random << 13;
@@ -61,7 +68,7 @@ static bool write_in_order(struct cpu *c)
 
 static bool write_at_random(struct cpu *c)
 {
-	write(c, next_random(c) % c->working_pages);
+	write(c, work_random(c) % c->working_pages);
 	return true;
 }
 
@@ -69,7 +76,7 @@ static bool read_mostly(struct cpu *c)
 {
 	if (c->turns % READS_PER_WRITE == 0)
 		return write_at_random(c);
-	verify(c, c->first_page + next_random(c) % c->working_pages);
+	work_verify(c, c->first_page + work_random(c) % c->working_pages);
 	return true;
 }
 
@@ -84,12 +91,18 @@ static const struct {
 	[WORK_DIRTY] = { .fills = true, .step = write_in_order },
 	[WORK_SPARSE] = { .fills = true, .step = write_at_random },
 	[WORK_READ] = { .fills = true, .step = read_mostly },
+	[WORK_DISK] = { .fills = true, .step = disk_step },
+	[WORK_DISKONLY] = { .fills = true, .step = disk_step },
 };
 
+/* The disk is worked on by those who have a queue of it: the first ones. */
 static uint64_t share(uint64_t pages, uint32_t id)
 {
-	return pages / nr_cpus * id +
-	       (id < pages % nr_cpus ? id : pages % nr_cpus);
+	uint32_t nr = disk_blocks() ? disk_nr_cpus() : nr_cpus;
+
+	if (id > nr)
+		id = nr;
+	return pages / nr * id + (id < pages % nr ? id : pages % nr);
 }
 
 void work_init(void)
@@ -106,6 +119,8 @@ void work_init(void)
 		c->working_pages = share(working, id + 1) - share(working, id);
 		c->random = (options.seed + id) * 2 + 1;
 	}
+	if (disk_blocks())
+		disk_deal();
 }
 
 static bool has_first_pass(void)
@@ -117,11 +132,15 @@ static bool first_pass_turn(struct cpu *c)
 {
 	if (!has_first_pass() || c->filled_pages == c->nr_pages)
 		return false;
+	if (disk_blocks()) {
+		disk_first_turn(c);
+		return true;
+	}
 	if (works[options.work].fills) {
 		page_write(c->first_page + c->filled_pages);
 		c->writes++;
 	} else {
-		verify(c, c->first_page + c->filled_pages);
+		work_verify(c, c->first_page + c->filled_pages);
 	}
 	c->filled_pages++;
 	return true;
@@ -165,7 +184,7 @@ static bool is_due(struct cpu *c)
 
 static void verify_next(struct cpu *c)
 {
-	verify(c, c->first_page + c->verify_cursor);
+	work_verify(c, c->first_page + c->verify_cursor);
 	c->verify_cursor = (c->verify_cursor + 1) % c->filled_pages;
 }
 
@@ -211,16 +230,20 @@ static bool pass_turn(struct cpu *c)
 		c->pass_epoch = pass_epoch;
 		c->pass_cursor = 0;
 		c->pass_sum = 0;
+		disk_check_start(c);
 	}
 	if (c->pass_done_epoch == c->pass_epoch)
 		return false;
+	if (disk_check_turn(c))
+		return true;
 	if (c->pass_cursor == c->filled_pages) {
 		pass_finish(c);
 		return true;
 	}
 	r = &memory.records[c->first_page + c->pass_cursor];
-	verify(c, c->first_page + c->pass_cursor++);
-	c->pass_sum += (uint64_t)r->version + r->touches;
+	work_verify(c, c->first_page + c->pass_cursor++);
+	if (!disk_blocks())
+		c->pass_sum += (uint64_t)r->version + r->touches;
 	return true;
 }
 
@@ -228,6 +251,7 @@ bool work_turn(struct cpu *c)
 {
 	bool worked;
 
+	disk_poll(c);
 	if (pass_turn(c) || first_pass_turn(c))
 		return true;
 	worked = c->working_pages && is_due(c) && works[options.work].step(c);

@@ -15,6 +15,9 @@ bool work_ready(void);
 /* Have every vCPU verify all it has written; the first vCPU. */
 void work_pass_start(void);
 bool work_pass_done(void);
+/* For the disk's part of the work. */
+void work_verify(struct cpu *c, uint64_t page);
+uint64_t work_random(struct cpu *c);
 /* The next page that this vCPU verifies. */
 void work_verify_next_is(struct cpu *c, uint64_t page);
 

@@ -82,9 +82,9 @@ static void segment_on_boot_data(struct image *im)
 	phdr(im, 0)->p_paddr = 0x8c000;
 }
 
-static void segment_on_mp_table(struct image *im)
+static void segment_on_acpi_tables(struct image *im)
 {
-	phdr(im, 0)->p_paddr = 0xf0fff;
+	phdr(im, 0)->p_paddr = 0xe0000 - ELF_MEM_BYTES + 1;
 }
 
 static void segments_overlap(struct image *im)
@@ -285,7 +285,7 @@ static const struct hostile {
 	{ segment_past_ram, -ENOSPC, "not within guest memory" },
 	{ segment_in_hole, -ENOSPC, "not within guest memory" },
 	{ segment_on_boot_data, -EINVAL, "boot data" },
-	{ segment_on_mp_table, -EINVAL, "boot data" },
+	{ segment_on_acpi_tables, -EINVAL, "boot data" },
 	{ segments_overlap, -EINVAL, "overlap" },
 	{ nothing_to_load, -EINVAL, "nothing to load" },
 	{ note_past_end, -EINVAL, "beyond the end" },

@@ -96,7 +96,7 @@ static void check_pvh(const struct image *im, uint64_t ram_bytes)
 	read_ram(&m, m.regs.rbx, &info, sizeof(info));
 	assert_int_equal(info.magic, 0x336ec578);
 	assert_int_equal(info.version, 1);
-	assert_int_equal(info.rsdp, 0);
+	assert_int_equal(info.rsdp, 0xe0000);
 	assert_ram(&m, info.cmdline, "work=fill", sizeof("work=fill"));
 	assert_true(info.memmap_entries <= 16);
 	read_ram(&m, info.memmap, map, info.memmap_entries * sizeof(map[0]));
@@ -197,6 +197,7 @@ static void read_zero_page(struct machine *m, uint64_t ram_bytes,
 	assert_true(ret->hdr.loadflags & LOADED_HIGH);
 	assert_true(ret->hdr.loadflags & CAN_USE_HEAP);
 	assert_int_equal(ret->sentinel, 0);
+	assert_int_equal(ret->acpi_rsdp_addr, 0xe0000);
 	assert_int_equal(ret->screen_info.orig_x, 0);
 	assert_ram(m, ret->hdr.cmd_line_ptr, cmdline, strlen(cmdline) + 1);
 	assert_true(ret->e820_entries <= 16);
@@ -302,45 +303,6 @@ static void test_initrd_goes_high_only_when_allowed(void **state)
 	machine_fini(&m);
 }
 
-static uint8_t byte_sum(const uint8_t *p, size_t bytes)
-{
-	uint8_t sum = 0;
-
-	while (bytes-- > 0)
-		sum += *p++;
-	return sum;
-}
-
-static void test_mptable_lists_the_processors(void **state)
-{
-	uint8_t pointer[16], table[4096];
-	struct image im;
-	struct machine m;
-	uint32_t gpa;
-	uint16_t bytes;
-
-	(void)state;
-	build_bzimage(&im);
-	for (unsigned int nr = 1; nr <= VM_CPUS_MAX; nr++) {
-		machine_init(&m, SMALL_RAM);
-		m.vm.nr_cpus = nr;
-		assert_int_equal(boot_image(&m, &im, 0, ""), 0);
-		read_ram(&m, 0xf0000, pointer, sizeof(pointer));
-		assert_memory_equal(pointer, "_MP_", 4);
-		assert_int_equal(byte_sum(pointer, sizeof(pointer)), 0);
-		memcpy(&gpa, pointer + 4, sizeof(gpa));
-		read_ram(&m, gpa, table, sizeof(table));
-		assert_memory_equal(table, "PCMP", 4);
-		memcpy(&bytes, table + 4, sizeof(bytes));
-		assert_int_equal(byte_sum(table, bytes), 0);
-		assert_int_equal(bytes, 44 + nr * 20 + 19 * 8);
-		assert_int_equal(table[44 + 3], 3); /* boots */
-		assert_int_equal(table[44 + (nr - 1) * 20 + 1], nr - 1);
-		assert_int_equal(table[44 + nr * 20], 1); /* the bus */
-		machine_fini(&m);
-	}
-}
-
 static void test_cmdline_limits(void **state)
 {
 	char cmdline[VM_CMDLINE_BYTES_MAX + 1];
@@ -413,7 +375,6 @@ int main(void)
 		cmocka_unit_test(test_vmlinux_by_physical_and_virtual_entry),
 		cmocka_unit_test(test_bzimage_in_every_ram_size),
 		cmocka_unit_test(test_initrd_goes_high_only_when_allowed),
-		cmocka_unit_test(test_mptable_lists_the_processors),
 		cmocka_unit_test(test_cmdline_limits),
 		cmocka_unit_test(test_reboot_starts_from_zeros),
 		cmocka_unit_test(test_initrd_too_large),

@@ -325,6 +325,65 @@ static void test_without_commit_nothing_is_left(void **state)
 	assert_int_equal(entries(top), 0);
 }
 
+/* Copies of the guest's disks 0 and 3; a hole each. */
+static struct mig_image_writer *begin_with_disks(void)
+{
+	struct mig_image_writer *w = begin();
+	int fd;
+
+	assert_int_equal(mig_image_create_disk(w, 0, 1 << 20, &fd, NULL), 0);
+	assert_int_equal(pwrite(fd, "x", 1, 5), 1);
+	assert_int_equal(mig_image_create_disk(w, 3, 4096, &fd, NULL), 0);
+	/* Each only once. */
+	assert_int_equal(mig_image_create_disk(w, 3, 4096, &fd, NULL), -EEXIST);
+	return w;
+}
+
+static void test_disk_copies_come_along(void **state)
+{
+	struct mig_image_writer *w;
+	char text[4096] = "", link[80];
+	int fd;
+
+	(void)state;
+	remove_image();
+	w = begin_with_disks();
+	assert_int_equal(commit(w, NULL), 0);
+	mig_image_writer_free(w);
+	assert_int_equal(size_of("disk0.raw"), 1 << 20);
+	assert_int_equal(size_of("disk3.raw"), 4096);
+	check_good();
+
+	fd = open(path_of("manifest.json"), O_RDONLY);
+	assert_true(read(fd, text, sizeof(text) - 1) > 0);
+	close(fd);
+	assert_non_null(strstr(text, "\"disk0.raw\""));
+	assert_non_null(strstr(text, "\"disk3.raw\""));
+	assert_non_null(strstr(text, "1048576"));
+
+	/* They are told from any other file, whatever name leads there. */
+	snprintf(link, sizeof(link), "%s/link", top);
+	assert_int_equal(symlink(path_of("disk3.raw"), link), 0);
+	fd = open(link, O_RDONLY);
+	unlink(link);
+	assert_true(fd >= 0);
+	assert_true(mig_image_has_disk(dir, fd));
+	close(fd);
+	fd = open(path_of("memory"), O_RDONLY);
+	assert_false(mig_image_has_disk(dir, fd));
+	close(fd);
+	unlink(path_of("disk0.raw"));
+	unlink(path_of("disk3.raw"));
+}
+
+static void test_disk_copies_go_with_the_rest(void **state)
+{
+	(void)state;
+	remove_image();
+	mig_image_writer_free(begin_with_disks());
+	assert_int_equal(entries(top), 0);
+}
+
 static void leave_temporary(long pid)
 {
 	char path[128];
@@ -378,6 +437,8 @@ int main(void)
 		cmocka_unit_test(test_existing_is_refused),
 		cmocka_unit_test(test_never_replaces),
 		cmocka_unit_test(test_without_commit_nothing_is_left),
+		cmocka_unit_test(test_disk_copies_come_along),
+		cmocka_unit_test(test_disk_copies_go_with_the_rest),
 		cmocka_unit_test(test_stale_temporary_is_no_obstacle),
 		cmocka_unit_test(test_bad_places),
 	};

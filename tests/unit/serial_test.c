@@ -475,6 +475,14 @@ static time_t cmos_time(struct vm *vm)
 	return timegm(&tm);
 }
 
+static time_t now_s(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return now.tv_sec;
+}
+
 static void test_cmos_tells_the_time(void **state)
 {
 	struct vm vm;
@@ -482,14 +490,41 @@ static void test_cmos_tells_the_time(void **state)
 
 	(void)state;
 	machine_init(&vm, vm_cmos_new, 2 * MIB);
-	assert_int_equal(cmos(&vm, 0x0a) & 0x80, 0);
+	assert_int_equal(cmos(&vm, 0x0a) & 0x7f, 0x26);
 	assert_int_equal(cmos(&vm, 0x0b), 0x02);
 	assert_int_equal(cmos(&vm, 0x0d), 0x80);
 	do { /* a second that turned over meanwhile may tear it */
-		before = time(NULL);
+		before = now_s();
 		got = cmos_time(&vm);
-	} while (time(NULL) != before);
+	} while (now_s() != before);
 	assert_int_equal(got, before);
+	machine_fini(&vm);
+}
+
+/* Within the last 2228 us of a second, and only there. */
+static void test_cmos_warns_of_updates(void **state)
+{
+	struct timespec before, after;
+	bool updating;
+	struct vm vm;
+	unsigned int nr_updates = 0;
+
+	(void)state;
+	machine_init(&vm, vm_cmos_new, 2 * MIB);
+	clock_gettime(CLOCK_REALTIME, &after);
+	for (time_t end = after.tv_sec + 2; after.tv_sec < end;) {
+		clock_gettime(CLOCK_REALTIME, &before);
+		updating = cmos(&vm, 0x0a) & 0x80;
+		clock_gettime(CLOCK_REALTIME, &after);
+		nr_updates += updating;
+		if (before.tv_sec != after.tv_sec)
+			continue; /* it may have been either */
+		if (updating)
+			assert_true(after.tv_nsec >= 1000000000 - 2228000);
+		else
+			assert_true(before.tv_nsec < 1000000000 - 2228000);
+	}
+	assert_true(nr_updates > 0);
 	machine_fini(&vm);
 }
 
@@ -526,12 +561,12 @@ static void test_reset_ports(void **state)
 	out(&vm, 0x64, 0xfe);
 	assert_int_equal(event, VM_EVENT_RESET);
 	event = VM_EVENT_NONE;
-	out(&vm, 0xcf9, 0x02);
+	vm_platform_cf9_write(&vm, 0x02);
 	assert_int_equal(event, VM_EVENT_NONE);
-	out(&vm, 0xcf9, 0x06);
+	vm_platform_cf9_write(&vm, 0x06);
 	assert_int_equal(event, VM_EVENT_RESET);
 	event = VM_EVENT_NONE;
-	out(&vm, 0xcf9, 0x06); /* no rising edge */
+	vm_platform_cf9_write(&vm, 0x06); /* no rising edge */
 	assert_int_equal(event, VM_EVENT_NONE);
 	machine_fini(&vm);
 }
@@ -575,6 +610,7 @@ int main(void)
 		cmocka_unit_test(test_hostile_state),
 		cmocka_unit_test(test_fields_cover_the_state),
 		cmocka_unit_test(test_cmos_tells_the_time),
+		cmocka_unit_test(test_cmos_warns_of_updates),
 		cmocka_unit_test(test_cmos_tells_the_memory),
 		cmocka_unit_test(test_reset_ports),
 		cmocka_unit_test(test_power_off),

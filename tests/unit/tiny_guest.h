@@ -5,7 +5,7 @@
  * The code starts at CODE_GPA in flat protected mode without paging. Ports:
  * 0x500 counts: every read gives one more than the last; a write is the guest
  * saying that it read a wrong one. 0x501 takes text, 0x502 powers off.
- * MMIO at 0xd0000000: reads give back the offset plus what was written last.
+ * MMIO at 0xc8000000: reads give back the offset plus what was written last.
  */
 #ifndef TINY_GUEST_H
 #define TINY_GUEST_H
@@ -129,7 +129,7 @@ static inline struct tiny *tiny_new(const struct vm_config *cfg)
 	t->device.ops = &tiny_ops;
 	t->device.nr_ranges = 2;
 	t->device.ranges[0] = (struct vm_device_range){ VM_BUS_PIO, 0x500, 4 };
-	t->device.ranges[1] = (struct vm_device_range){ VM_BUS_MMIO, 0xd0000000,
+	t->device.ranges[1] = (struct vm_device_range){ VM_BUS_MMIO, 0xc8000000,
 							4096 };
 	if (vm_new(cfg, &tiny_vm_ops, t, &t->vm, &err) < 0)
 		fail_msg("%s", err);

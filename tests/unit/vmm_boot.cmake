@@ -1,4 +1,4 @@
-# Boot and the machine's own devices. Neither test needs /dev/kvm: what they
+# Boot and the machine's own devices. None of these tests needs /dev/kvm: what they
 # would tell KVM is caught by the linker's --wrap and looked at.
 function(vmm_boot_test name sources wraps)
 	list(TRANSFORM wraps PREPEND "-Wl,--wrap=")
@@ -12,4 +12,6 @@ endfunction()
 set(boot_wraps vm_vcpu_get_entry vm_vcpu_set_entry vm_reset_cpus)
 vmm_boot_test(boot_test boot_fixture.c "${boot_wraps}")
 vmm_boot_test(boot_hostile_test boot_fixture.c "${boot_wraps}")
+vmm_boot_test(boot_acpi_test boot_fixture.c "${boot_wraps}")
 vmm_boot_test(serial_test "" "vm_irq_set;vm_event_post")
+vmm_boot_test(boot_platform_test "" "vm_irq_set;vm_event_post")
