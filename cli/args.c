@@ -2,8 +2,11 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Digits from text up to *ret_end; at least one of them. */
 static int take_digits(const char *text, uint64_t *ret_value,
@@ -88,4 +91,19 @@ int cli_parse_serial(const char *text, struct cli_serial_spec *ret_spec)
 		return -EINVAL;
 	*ret_spec = spec;
 	return 0;
+}
+
+char *cli_absolute(const char *path)
+{
+	char cwd[PATH_MAX];
+	char *absolute;
+
+	if (path[0] == '\0')
+		return NULL;
+	if (path[0] == '/')
+		return strdup(path);
+	if (!getcwd(cwd, sizeof(cwd)) ||
+	    asprintf(&absolute, "%s/%s", cwd, path) < 0)
+		return NULL;
+	return absolute;
 }

@@ -36,4 +36,10 @@ struct cli_serial_spec {
 /* stdio, file:PATH, pty or null. */
 int cli_parse_serial(const char *text, struct cli_serial_spec *ret_spec);
 
+/*
+ * The path as it is from everywhere, for a process that leaves our directory or
+ * is another's; malloc'd. NULL: it is no path.
+ */
+char *cli_absolute(const char *path);
+
 #endif

@@ -30,18 +30,6 @@ struct doctor {
 	bool healthy;
 };
 
-static int set_json(void *settings, const char *value)
-{
-	(void)value;
-	*(bool *)settings = true;
-	return 0;
-}
-
-static const struct cli_opt opts[] = {
-	{ "json", NULL, "one JSON object on stdout", set_json },
-	{ 0 },
-};
-
 /* The formatted text: what it is for, or how to get it. */
 __attribute__((format(printf, 5, 6))) static void
 finding(struct doctor *d, const char *name, enum need need, bool found,
@@ -252,11 +240,10 @@ static void print_findings(const struct doctor *d)
 static int run(const struct cli_cmd *cmd, int argc, char **argv)
 {
 	struct doctor d = { .healthy = true };
-	bool json = false;
-	char **args;
+	struct cli_call call;
 	int ret;
 
-	if (!cli_opts_parse(cmd, argc, argv, &json, &args, &ret))
+	if (!cli_opts_parse(cmd, argc, argv, NULL, &call, &ret))
 		return ret;
 	d.findings = json_array();
 	look_at_kvm(&d);
@@ -265,7 +252,7 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
 	look_at_io_uring(&d);
 	look_at_limits(&d);
 	look_at_rundir(&d);
-	if (json)
+	if (call.json)
 		client_print_json(json_pack("{s:s, s:O}", "result",
 					    d.healthy ? "healthy" : "missing",
 					    "findings", d.findings));
@@ -279,7 +266,6 @@ const struct cli_cmd cli_cmd_doctor = {
 	.name = "doctor",
 	.summary = "Show what this host can do and how to enable the rest",
 	.args = "",
-	.opts = opts,
 	.details = "Exit status 0 when guests can run, migrate and be saved "
 		   "here, else 1.\n",
 	.run = run,

@@ -14,18 +14,6 @@
 
 #define ANSWER_MS 2000
 
-static int set_json(void *settings, const char *value)
-{
-	(void)value;
-	*(bool *)settings = true;
-	return 0;
-}
-
-static const struct cli_opt opts[] = {
-	{ "json", NULL, "a JSON array on stdout", set_json },
-	{ 0 },
-};
-
 /* "NAME.sock" to NAME in place; false: some other file. */
 static bool guest_name(char *file)
 {
@@ -116,19 +104,18 @@ static void print_table(const json_t *guests)
 
 static int run(const struct cli_cmd *cmd, int argc, char **argv)
 {
-	char path[PATH_MAX], **args;
-	bool json = false;
+	struct cli_call call;
+	char path[PATH_MAX];
 	json_t *guests;
 	int ret;
 
-	if (!cli_opts_parse(cmd, argc, argv, &json, &args, &ret))
+	if (!cli_opts_parse(cmd, argc, argv, NULL, &call, &ret))
 		return ret;
-	if (rundir_path(path) < 0) {
-		cli_log("the run directory's name is too long");
-		return CLI_FAILED;
-	}
+	if (rundir_path(path) < 0)
+		return client_fail(call.json,
+				   "the run directory's name is too long");
 	guests = ask_all(path);
-	if (json) {
+	if (call.json) {
 		client_print_json(json_pack("{s:o}", "guests", guests));
 		return CLI_DONE;
 	}
@@ -141,7 +128,7 @@ const struct cli_cmd cli_cmd_list = {
 	.name = "list",
 	.summary = "List the guests of the run directory",
 	.args = "",
-	.opts = opts,
-	.details = "--json: an array of what vmmd status --json prints.\n",
+	.details = "--json: \"guests\" is an array of what vmmd status --json "
+		   "prints.\n",
 	.run = run,
 };

@@ -18,7 +18,6 @@ struct settings {
 	uint64_t max_bandwidth;
 	const char *tracker;
 	bool resume;
-	bool json;
 };
 
 static int set_mode(void *settings, const char *value)
@@ -62,40 +61,30 @@ static int set_tracker(void *settings, const char *value)
 	return 0;
 }
 
-static int set_resume(void *settings, const char *value)
-{
-	struct settings *s = settings;
-
-	(void)value;
-	s->resume = true;
-	return 0;
-}
-
-static int set_json(void *settings, const char *value)
-{
-	struct settings *s = settings;
-
-	(void)value;
-	s->json = true;
-	return 0;
-}
-
 static const struct cli_opt opts[] = {
-	{ "mode", "precopy|postcopy|hybrid",
-	  "how memory travels (default hybrid)", set_mode },
-	{ "channels", "N", "data connections, 1 to 16 (default 2)",
-	  set_channels },
-	{ "downtime-limit", "MS",
-	  "switch over when the rest fits in so many ms (default 20)",
-	  set_downtime_limit },
-	{ "max-bandwidth", "BYTES/s",
-	  "all channels together, with K, M, G or T (default 0: no limit)",
-	  set_max_bandwidth },
-	{ "tracker", "auto|log|manual|ring",
-	  "how written pages are found (default auto; see vmmd doctor)",
-	  set_tracker },
-	{ "resume", NULL, "go on with a migration that is paused", set_resume },
-	{ "json", NULL, "one JSON object on stdout", set_json },
+	{ .name = "mode",
+	  .arg = "precopy|postcopy|hybrid",
+	  .help = "how memory travels (default hybrid)",
+	  .set = set_mode },
+	{ .name = "channels",
+	  .arg = "N",
+	  .help = "data connections, 1 to 16 (default 2)",
+	  .set = set_channels },
+	{ .name = "downtime-limit",
+	  .arg = "MS",
+	  .help = "switch over when the rest fits in so many ms (default 20)",
+	  .set = set_downtime_limit },
+	{ .name = "max-bandwidth",
+	  .arg = "BYTES/s",
+	  .help = "all channels together, with K, M, G or T (default 0: no "
+		  "limit)",
+	  .set = set_max_bandwidth },
+	{ .name = "tracker",
+	  .arg = "auto|log|manual|ring",
+	  .help = "how written pages are found (default auto; see vmmd doctor)",
+	  .set = set_tracker },
+	CLI_FLAG("resume", struct settings, resume,
+		 "go on with a migration that is paused"),
 	{ 0 },
 };
 
@@ -108,6 +97,7 @@ static void print_summary(const char *name, const char *uri, const json_t *r)
 {
 	const json_t *d = json_object_get(r, "downtime");
 	const json_t *f = json_object_get(r, "faults");
+	const json_t *p = json_object_get(r, "pauses");
 	const char *how = json_string_value(json_object_get(r, "switchover"));
 
 	printf("%s moved to %s in %.1f ms (%s, switchover in %s)\n", name, uri,
@@ -118,6 +108,10 @@ static void print_summary(const char *name, const char *uri, const json_t *r)
 	       real(r, "downtime_ms"), real(d, "stop_ms"), real(d, "sync_ms"),
 	       real(d, "pages_ms"), real(d, "state_ms"), real(d, "commit_ms"),
 	       real(d, "start_ms"));
+	if (real(p, "count") > 1)
+		printf("  pauses      %.0f, together %.2f ms, longest %.2f "
+		       "ms\n",
+		       real(p, "count"), real(p, "sum_ms"), real(p, "max_ms"));
 	printf("  phases      setup %.1f ms, precopy %.1f ms in %.0f rounds, "
 	       "postcopy %.1f ms\n",
 	       real(r, "setup_ms"), real(r, "precopy_ms"), real(r, "rounds"),
@@ -162,20 +156,22 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
 	struct progress progress = { 0 };
 	struct client_answer answer;
 	struct mig_addr addr;
+	struct cli_call call;
 	char **args;
 	int ret;
 
-	if (!cli_opts_parse(cmd, argc, argv, &s, &args, &ret))
+	if (!cli_opts_parse(cmd, argc, argv, &s, &call, &ret))
 		return ret;
+	args = call.args;
 	if (mig_addr_parse(args[1], &addr) < 0)
-		return cli_usage(cmd, "'%.80s' is not tcp://ADDR:PORT",
+		return cli_usage(&call, "'%.80s' is not tcp://ADDR:PORT",
 				 args[1]);
 	client_ask(args[0], make_request(&s, args[1]), 0, progress_show,
 		   &progress, &answer);
 	progress_end();
-	if (!answer.error && answer.result && !s.json)
+	if (!answer.error && answer.result && !call.json)
 		print_summary(args[0], args[1], answer.result);
-	return client_report(&answer, s.json);
+	return client_report(&answer, call.json);
 }
 
 const struct cli_cmd cli_cmd_migrate = {

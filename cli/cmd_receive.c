@@ -13,30 +13,24 @@ static int set_listen(void *settings, const char *value)
 
 static const struct cli_opt opts[] = {
 	GUEST_OPT_NAME,
-	{ "listen", "tcp://ADDR:PORT",
-	  "where to wait for the source; port 0 takes a free one", set_listen },
-	GUEST_OPT_DISK,
-	GUEST_OPT_NET,
-	GUEST_OPT_SERIAL,
-	GUEST_OPT_DIRTY_RING,
-	GUEST_OPT_DETACH,
-	GUEST_OPT_JSON,
+	{ .name = "listen",
+	  .arg = "tcp://ADDR:PORT",
+	  .help = "where to wait for the source; port 0 takes a free one",
+	  .set = set_listen },
+	GUEST_OPTS_HOST_SIDE,
 	{ 0 },
 };
 
 static int run(const struct cli_cmd *cmd, int argc, char **argv)
 {
 	static struct guest_opts o = { .cfg = { .origin = FROM_PEER } };
-	char **args;
+	struct cli_call call;
 	int ret;
 
-	if (!cli_opts_parse(cmd, argc, argv, &o, &args, &ret))
-		return ret;
-	ret = guest_opts_check(cmd, &o);
-	if (ret != CLI_DONE)
+	if (!guest_opts_parse(cmd, argc, argv, &o, &call, &ret))
 		return ret;
 	if (!o.listen)
-		return cli_usage(cmd, "--listen is needed");
+		return cli_usage(&call, "--listen is needed");
 	return daemon_main(&o.cfg);
 }
 
@@ -49,7 +43,10 @@ const struct cli_cmd cli_cmd_receive = {
 		   "address really bound\n"
 		   "is printed (--json: as \"listen\") as soon as it listens. "
 		   "Whoever can connect to\n"
-		   "it can hand over a guest: use a network that you trust.\n\n"
+		   "it can hand over a guest, and names the files that it "
+		   "has as disks unless --disk\n"
+		   "does: use a network that you "
+		   "trust.\n" GUEST_OPTS_HOST_SIDE_HELP
 		   "Example:\n  vmmd receive --name b --listen "
 		   "tcp://127.0.0.1:4000 --detach\n",
 	.run = run,

@@ -6,44 +6,28 @@
 #include "cli/client.h"
 #include "cli/guest_opts.h"
 
-static int set_lazy(void *settings, const char *value)
-{
-	struct guest_opts *o = settings;
-
-	(void)value;
-	o->cfg.lazy = true;
-	return 0;
-}
-
 static const struct cli_opt opts[] = {
 	GUEST_OPT_NAME,
-	{ "lazy", NULL, "start at once, read pages when they are needed",
-	  set_lazy },
-	GUEST_OPT_DISK,
-	GUEST_OPT_NET,
-	GUEST_OPT_SERIAL,
-	GUEST_OPT_DIRTY_RING,
-	GUEST_OPT_DETACH,
-	GUEST_OPT_JSON,
+	CLI_FLAG("lazy", struct guest_opts, cfg.lazy,
+		 "start at once, read pages when they are needed"),
+	GUEST_OPTS_HOST_SIDE,
 	{ 0 },
 };
 
 static int run(const struct cli_cmd *cmd, int argc, char **argv)
 {
 	static struct guest_opts o = { .cfg = { .origin = FROM_SNAPSHOT } };
-	char **args, *dir;
+	struct cli_call call;
+	char *dir;
 	int ret;
 
-	if (!cli_opts_parse(cmd, argc, argv, &o, &args, &ret))
-		return ret;
-	ret = guest_opts_check(cmd, &o);
-	if (ret != CLI_DONE)
+	if (!guest_opts_parse(cmd, argc, argv, &o, &call, &ret))
 		return ret;
 	/* The background process leaves the directory we were started in. */
-	dir = realpath(args[0], NULL);
+	dir = realpath(call.args[0], NULL);
 	if (!dir)
-		return client_fail(o.cfg.json, "restore: %.1000s: %s", args[0],
-				   strerror(errno));
+		return client_fail(call.json, "restore: %.1000s: %s",
+				   call.args[0], strerror(errno));
 	o.cfg.dir = dir;
 	ret = daemon_main(&o.cfg);
 	free(dir);
@@ -60,7 +44,11 @@ const struct cli_cmd cli_cmd_restore = {
 		   "--detach when the guest\n"
 		   "runs (result \"running\" while pages are still to come), "
 		   "otherwise when every\n"
-		   "page is in.\n\n"
+		   "page is in.\n"
+		   "A disk goes on with what it holds now, whatever it held "
+		   "then: give copies of what\n"
+		   "vmmd snapshot --disks made. Nothing in DIR is ever written "
+		   "to.\n" GUEST_OPTS_HOST_SIDE_HELP
 		   "Example:\n  vmmd restore /var/tmp/a.snap --name c --lazy "
 		   "--detach\n",
 	.run = run,

@@ -60,25 +60,49 @@ static int set_mem_backend(void *settings, const char *value)
 
 static const struct cli_opt opts[] = {
 	GUEST_OPT_NAME,
-	{ "mem", "SIZE",
-	  "guest memory, 2M to 512G in whole pages (default 512M)", set_mem },
-	{ "cpus", "N", "vCPUs, 1 to 64 (default 1)", set_cpus },
-	{ "kernel", "FILE", "ELF with a PVH note, Linux bzImage or vmlinux",
-	  set_kernel },
-	{ "initrd", "FILE", "initial RAM disk (default: none)", set_initrd },
-	{ "cmdline", "TEXT", "kernel command line (default: empty)",
-	  set_cmdline },
-	GUEST_OPT_DISK,
-	GUEST_OPT_NET,
+	{ .name = "mem",
+	  .arg = "SIZE",
+	  .help = "guest memory, 2M to 512G in whole pages (default 512M)",
+	  .set = set_mem },
+	{ .name = "cpus",
+	  .arg = "N",
+	  .help = "vCPUs, 1 to 64 (default 1)",
+	  .set = set_cpus },
+	{ .name = "kernel",
+	  .arg = "FILE",
+	  .help = "ELF with a PVH note, Linux bzImage or vmlinux",
+	  .set = set_kernel },
+	{ .name = "initrd",
+	  .arg = "FILE",
+	  .help = "initial RAM disk (default: none)",
+	  .set = set_initrd },
+	{ .name = "cmdline",
+	  .arg = "TEXT",
+	  .help = "kernel command line (default: empty)",
+	  .set = set_cmdline },
+	GUEST_OPT_DISK("a disk: a file or block device, raw; up to 16, in the "
+		       "order given"),
+	GUEST_OPT_NET("a network device on this tap; up to 8 (default mac: "
+		      "a random one)"),
+	GUEST_OPT_VSOCK("cid=N,path=F",
+			"sockets to the host: the guest is N (3 or more), "
+			"unix sockets F and F_PORT"),
 	GUEST_OPT_SERIAL,
-	{ "mem-backend", "anon|memfd|hugetlb",
-	  "what guest memory is made of (default anon)", set_mem_backend },
+	GUEST_OPT_CONSOLE("add a virtio console that leads there"),
+	CLI_FLAG("rng", struct guest_opts, cfg.rng,
+		 "add a source of random numbers"),
+	CLI_FLAG("balloon", struct guest_opts, cfg.balloon,
+		 "add a balloon, for vmmd balloon and pages the guest frees"),
+	{ .name = "mem-backend",
+	  .arg = "anon|memfd|hugetlb",
+	  .help = "what guest memory is made of (default anon)",
+	  .set = set_mem_backend },
 	GUEST_OPT_DIRTY_RING,
-	{ "config", "FILE",
-	  "JSON object with these options as keys; the command line wins",
-	  NULL },
+	{ .name = "config",
+	  .arg = "FILE",
+	  .help = "JSON object with these options as keys; the command line "
+		  "wins" },
 	GUEST_OPT_DETACH,
-	GUEST_OPT_JSON,
 	{ 0 },
 };
 
@@ -91,16 +115,15 @@ static int run(const struct cli_cmd *cmd, int argc, char **argv)
 			 .mem_backend = VM_MEM_ANON,
 			 .cmdline = "" },
 	};
-	char **args;
+	struct cli_call call;
 	int ret;
 
-	if (!cli_opts_parse(cmd, argc, argv, &o, &args, &ret))
-		return ret;
-	ret = guest_opts_check(cmd, &o);
-	if (ret != CLI_DONE)
+	if (!guest_opts_parse(cmd, argc, argv, &o, &call, &ret))
 		return ret;
 	if (!o.cfg.kernel)
-		return cli_usage(cmd, "--kernel is needed");
+		return cli_usage(&call, "--kernel is needed");
+	if (o.cfg.vsock_given && o.cfg.vsock.cid == 0)
+		return cli_usage(&call, "--vsock needs a cid");
 	return daemon_main(&o.cfg);
 }
 
@@ -115,7 +138,11 @@ const struct cli_cmd cli_cmd_run = {
 		"KVM can only add a dirty ring before the first vCPU exists: "
 		"with --dirty-ring\n"
 		"migrations use the tracker 'ring', without it one of the "
-		"others.\n\n"
+		"others.\n"
+		"A disk is locked while the guest has it: nobody else may run "
+		"on it. A comma in a path\n"
+		"is doubled. In the file of --config, options that may be "
+		"repeated are lists.\n\n"
 		"Example:\n  vmmd run --name a --mem 512M --cpus 2 --kernel "
 		"bzImage --detach\n",
 	.run = run,

@@ -7,18 +7,6 @@
 
 #define MIB 1048576.0
 
-static int set_json(void *settings, const char *value)
-{
-	(void)value;
-	*(bool *)settings = true;
-	return 0;
-}
-
-static const struct cli_opt opts[] = {
-	{ "json", NULL, "one JSON object on stdout", set_json },
-	{ 0 },
-};
-
 static double number(const json_t *o, const char *key)
 {
 	return json_number_value(json_object_get(o, key));
@@ -53,9 +41,35 @@ static void print_operation(const json_t *o)
 	       *text(o, "target") ? ", target " : "", text(o, "target"));
 }
 
+static void print_device(const json_t *o)
+{
+	const char *type = text(o, "type");
+
+	printf("%-11s", type);
+	if (strcmp(type, "disk") == 0)
+		printf("%s, %.1f MiB%s%s\n", text(o, "path"),
+		       number(o, "bytes") / MIB,
+		       json_is_true(json_object_get(o, "read_only"))
+			       ? ", read-only"
+			       : "",
+		       json_is_true(json_object_get(o, "direct")) ? ", direct"
+								  : "");
+	else if (strcmp(type, "net") == 0)
+		printf("tap %s, mac %s\n", text(o, "tap"), text(o, "mac"));
+	else if (strcmp(type, "vsock") == 0)
+		printf("cid %.0f, %s\n", number(o, "cid"), text(o, "path"));
+	else if (strcmp(type, "balloon") == 0)
+		printf("%.1f MiB given back\n",
+		       number(o, "actual_bytes") / MIB);
+	else
+		printf("yes\n");
+}
+
 static void print_status(const json_t *o)
 {
 	double missing = number(o, "missing_pages");
+	const json_t *device;
+	size_t i;
 
 	printf("%-11s%s\n", "name", text(o, "name"));
 	printf("%-11s%s\n", "state", text(o, "state"));
@@ -75,7 +89,12 @@ static void print_status(const json_t *o)
 			       number(o, "dirty_ring_entries"));
 	}
 	print_text(o, "kernel", "kernel");
-	print_text(o, "pty", "serial");
+	json_array_foreach(json_object_get(o, "devices"), i, device)
+	{
+		print_device(device);
+	}
+	print_text(o, "pty", "serial on");
+	print_text(o, "console_pty", "console on");
 	print_text(o, "listen", "listen");
 	print_operation(json_object_get(o, "operation"));
 	print_operation(json_object_get(o, "arrival"));
@@ -84,17 +103,16 @@ static void print_status(const json_t *o)
 static int run(const struct cli_cmd *cmd, int argc, char **argv)
 {
 	struct client_answer answer;
-	bool json = false;
-	char **args;
+	struct cli_call call;
 	int ret;
 
-	if (!cli_opts_parse(cmd, argc, argv, &json, &args, &ret))
+	if (!cli_opts_parse(cmd, argc, argv, NULL, &call, &ret))
 		return ret;
-	client_ask(args[0], json_pack("{s:s}", "cmd", "status"), 0, NULL, NULL,
-		   &answer);
-	if (!answer.error && answer.result && !json)
+	client_ask(call.args[0], json_pack("{s:s}", "cmd", "status"), 0, NULL,
+		   NULL, &answer);
+	if (!answer.error && answer.result && !call.json)
 		print_status(answer.result);
-	return client_report(&answer, json);
+	return client_report(&answer, call.json);
 }
 
 const struct cli_cmd cli_cmd_status = {
@@ -102,7 +120,6 @@ const struct cli_cmd cli_cmd_status = {
 	.summary = "Show what a guest is at",
 	.args = "NAME",
 	.nr_args = 1,
-	.opts = opts,
 	.details = "States: starting, incoming, running, paused, busy, saving, "
 		   "migrating,\n"
 		   "paused-migration, paused-damaged, stopping.\n\n"

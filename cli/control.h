@@ -6,11 +6,12 @@
  *
  *	{"cmd": "status"}
  *	{"cmd": "pause"}   {"cmd": "resume"}   {"cmd": "cancel"}   {"cmd": "wait"}
- *	{"cmd": "stop", "force": false}
+ *	{"cmd": "stop", "force": false, "powerdown": false}
  *	{"cmd": "migrate", "uri": "tcp://...", "mode": "hybrid", "channels": 2,
  *	 "downtime_limit_ms": 20, "max_bandwidth": 0, "tracker": "auto"}
  *	{"cmd": "migrate", "uri": "tcp://...", "resume": true}
- *	{"cmd": "snapshot", "dir": "/absolute", "stop": false}
+ *	{"cmd": "snapshot", "dir": "/absolute", "stop": false, "disks": false}
+ *	{"cmd": "balloon", "bytes": 268435456}
  *	{"cmd": "serial-input", "data": "text"}
  *
  * Answers: any number of progress lines, then exactly one done, then the end of
@@ -51,7 +52,8 @@ enum control_wait {
 	WAIT_JOB,       /* pause, resume */
 	WAIT_STATUS,
 	WAIT_STOPPED,
-	WAIT_END, /* of the process */
+	WAIT_POWERDOWN, /* of the guest, by itself */
+	WAIT_END,       /* of the process */
 };
 
 /*

@@ -17,25 +17,6 @@
 #define PROGRESS_S      0.2
 #define SECOND_SIGNAL_S 5.0
 
-#define PARKING_VERBS (DO_PAUSE | DO_SNAPSHOT | DO_MIGRATE)
-#define IDLE_VERBS    (DO_PAUSE | DO_RESUME | DO_MIGRATE | DO_SNAPSHOT | DO_TYPE)
-
-static const struct {
-	const char *name;
-	unsigned int verbs;
-} states[DAEMON_NR_STATES] = {
-	[DAEMON_STARTING] = { "starting", 0 },
-	[DAEMON_INCOMING] = { "incoming", 0 },
-	[DAEMON_RUNNING] = { "running", IDLE_VERBS },
-	[DAEMON_PAUSED] = { "paused", IDLE_VERBS },
-	[DAEMON_WORKING] = { "busy", DO_TYPE },
-	[DAEMON_SAVING] = { "saving", DO_CANCEL | DO_TYPE },
-	[DAEMON_MIGRATING] = { "migrating", DO_CANCEL | DO_TYPE },
-	[DAEMON_MIGRATION_PAUSED] = { "paused-migration", DO_REJOIN },
-	[DAEMON_STOPPING] = { "stopping", 0 },
-	[DAEMON_ENDED] = { "ended", 0 },
-};
-
 void daemon_enter(struct daemon *d, enum daemon_state state)
 {
 	/* Nothing leads back from the end, whatever still comes in. */
@@ -55,32 +36,27 @@ void daemon_enter_idle(struct daemon *d)
 						    : DAEMON_PAUSED);
 }
 
-/* An arrival that is stuck may keep a vCPU from ever parking. */
-static bool arrival_is_stuck(const struct daemon *d)
+static enum daemon_stuck arrival_stuck(const struct daemon *d)
 {
 	struct mig_status status;
 
 	if (!d->arrival)
-		return false;
+		return NOT_STUCK;
 	op_status(d->arrival, &status);
-	return status.phase == MIG_PAUSED;
+	if (status.phase != MIG_PAUSED)
+		return NOT_STUCK;
+	return op_kind(d->arrival) == OP_RECEIVE ? STUCK_MIGRATION
+						 : STUCK_DAMAGE;
 }
 
 const char *daemon_state_name(const struct daemon *d)
 {
-	if (d->state <= DAEMON_PAUSED && arrival_is_stuck(d))
-		return op_kind(d->arrival) == OP_RECEIVE ? "paused-migration"
-							 : "paused-damaged";
-	return states[d->state].name;
+	return daemon_state_text(d->state, arrival_stuck(d));
 }
 
 bool daemon_accepts(const struct daemon *d, enum daemon_verb verb)
 {
-	unsigned int verbs = states[d->state].verbs;
-
-	if (arrival_is_stuck(d))
-		verbs &= ~(unsigned int)PARKING_VERBS;
-	return (verbs & verb) != 0;
+	return daemon_state_accepts(d->state, arrival_stuck(d), verb);
 }
 
 void daemon_end(struct daemon *d, int exit_status, const char *format, ...)
@@ -180,9 +156,18 @@ static size_t take_output(void *ctx, const uint8_t *data, size_t bytes)
 	return serial_output(d->serial, data, bytes);
 }
 
+/* The console's worker thread. */
+static size_t take_console(void *ctx, const uint8_t *data, size_t bytes)
+{
+	struct daemon *d = ctx;
+
+	return d->console ? serial_output(d->console, data, bytes) : bytes;
+}
+
 const struct vm_ops daemon_vm_ops = {
 	.event = post_event,
 	.serial_output = take_output,
+	.console_output = take_console,
 };
 
 static void on_guest_event(struct ev_loop *loop, ev_async *async, int revents)
@@ -330,7 +315,11 @@ static int set_up(struct daemon *d, char **err)
 			cli_log_to(d->log_fd);
 	}
 	start_watchers(d);
-	ret = serial_new(d->loop, &d->cfg->serial, on_key, d, &d->serial, err);
+	ret = serial_new(d->loop, &serial_port_uart, &d->cfg->serial, on_key, d,
+			 &d->serial, err);
+	if (ret == 0 && d->cfg->console_given)
+		ret = serial_new(d->loop, &serial_port_console,
+				 &d->cfg->console, on_key, d, &d->console, err);
 	if (ret == 0)
 		ret = worker_new(d->loop, &d->jobs);
 	if (ret == 0)
@@ -393,6 +382,12 @@ static void tell_clients(struct daemon *d)
 				 "the guest has ended", end_report(d));
 	control_done_all(d->control, WAIT_STOPPED, CLI_DONE, NULL,
 			 end_report(d));
+	control_done_all(d->control, WAIT_POWERDOWN,
+			 d->moved ? CLI_FAILED : d->exit_status,
+			 d->moved ? "the guest moved away before it powered off"
+			 : d->exit_status != CLI_DONE ? d->end_reason
+						      : NULL,
+			 end_report(d));
 	control_done_all(d->control, WAIT_END, CLI_DONE, NULL, end_report(d));
 }
 
@@ -402,7 +397,10 @@ static void tear_down(struct daemon *d)
 
 	if (d->serial)
 		serial_connect(d->serial, NULL);
+	if (d->console)
+		serial_connect(d->console, NULL);
 	free_guest(d);
+	serial_free(d->console);
 	serial_free(d->serial); /* the terminal is ours again */
 	say_the_end(d);
 	/* Whoever is told of the end may take the name at once. */
@@ -421,6 +419,12 @@ static void tear_down(struct daemon *d)
 	free(d->job_error);
 }
 
+static bool stdio_is_free(const struct daemon_config *cfg)
+{
+	return !cfg->detach &&
+	       !(cfg->console_given && cfg->console.kind == CLI_SERIAL_STDIO);
+}
+
 int daemon_main(struct daemon_config *cfg)
 {
 	struct daemon d = {
@@ -433,8 +437,8 @@ int daemon_main(struct daemon_config *cfg)
 	int ret;
 
 	if (!cfg->serial_given)
-		cfg->serial.kind = cfg->detach ? CLI_SERIAL_NULL
-					       : CLI_SERIAL_STDIO;
+		cfg->serial.kind = stdio_is_free(cfg) ? CLI_SERIAL_STDIO
+						      : CLI_SERIAL_NULL;
 	if (cfg->detach && detach(cfg->name, cfg->json, &d.ready_fd, &ret))
 		return ret;
 	cli_log_init(cfg->name);

@@ -3,8 +3,10 @@
  *
  * daemon.c		begin, end, and what happens in between by itself
  * daemon_origin.c	the three ways in which a guest comes to be here
+ * daemon_state.c	states, and what is possible in them
  * daemon_op.c		operations on the guest: pause .. migrate
  * daemon_request.c	the control socket's side: who asks for what
+ * daemon_status.c	what the guest and its devices are at, as JSON
  *
  * Threads: everything on the main (loop) thread, but for the callbacks that say
  *          otherwise.
@@ -19,42 +21,13 @@
 #include "cli/cmd.h"
 #include "cli/control.h"
 #include "cli/daemon.h"
+#include "cli/daemon_state.h"
 #include "cli/op.h"
 #include "cli/rundir.h"
 #include "cli/serial.h"
 #include "cli/worker.h"
 #include "vmm/boot.h"
 #include "vmm/vm.h"
-
-/*
- * What the guest's process is at. daemon_enter() is the only writer. How a guest
- * arrives (its own operation, which can go on under RUNNING and PAUSED until
- * the last page is in) is told by the arrival's phase and by nothing else.
- */
-enum daemon_state {
-	DAEMON_STARTING, /* restore: nothing runs yet */
-	DAEMON_INCOMING, /* receive: nothing runs yet */
-	DAEMON_RUNNING,
-	DAEMON_PAUSED,           /* on request */
-	DAEMON_WORKING,          /* a job that may block has the guest */
-	DAEMON_SAVING,           /* op is a snapshot */
-	DAEMON_MIGRATING,        /* op is a migration */
-	DAEMON_MIGRATION_PAUSED, /* op is in MIG_PAUSED: must not run here */
-	DAEMON_STOPPING,         /* will end when the job or op lets go */
-	DAEMON_ENDED,
-	DAEMON_NR_STATES
-};
-
-/* Requests that only some states accept. */
-enum daemon_verb {
-	DO_PAUSE = 1,
-	DO_RESUME = 2,
-	DO_MIGRATE = 4,
-	DO_REJOIN = 8,
-	DO_SNAPSHOT = 16,
-	DO_CANCEL = 32,
-	DO_TYPE = 64,
-};
 
 struct daemon {
 	struct daemon_config *cfg;
@@ -70,7 +43,8 @@ struct daemon {
 
 	struct rundir_claim claim;
 	struct control *control;
-	struct serial *serial; /* its output side: vCPU threads too */
+	struct serial *serial;  /* its output side: vCPU threads too */
+	struct serial *console; /* the same; NULL: output is dropped */
 
 	/* The guest and what it can be rebooted from (kernel_fd -1: nothing). */
 	struct mig_guest *guest;
@@ -82,9 +56,11 @@ struct daemon {
 	json_t *arrived;             /* its report, when it is over */
 	struct op *op;               /* MIGRATE or SNAPSHOT */
 	char *op_target;             /* where to; owned */
+	bool op_found_running;       /* so it runs again when that is over */
+	bool moved;                  /* ended because the guest has left */
 
 	struct worker *jobs;  /* WORKING */
-	char *job_error;      /* written by the job, read when it is done */
+	char *job_error;      /* owned; the job's, read when it is done */
 	struct worker *probe; /* counts resident memory for status */
 	uint64_t resident_bytes;
 
@@ -131,6 +107,10 @@ int daemon_rejoin(struct daemon *d, const char *uri, char **err);
 int daemon_snapshot(struct daemon *d, const struct mig_snapshot_config *cfg,
 		    char **err);
 int daemon_cancel(struct daemon *d, char **err);
+int daemon_balloon(struct daemon *d, uint64_t bytes, char **err);
+
+/* daemon_status.c: a new object. */
+json_t *daemon_status_report(const struct daemon *d);
 
 /* daemon_request.c */
 control_request daemon_on_request;

@@ -7,7 +7,10 @@
 #include "cli/log.h"
 #include "migrate/guest.h"
 
-/* The job's thread. */
+/*
+ * The job's thread. Jobs may block: a vCPU that waits for a page parks when the
+ * page is there, and a device comes to rest when its last request is done.
+ */
 static int job_pause(void *ctx)
 {
 	struct daemon *d = ctx;
@@ -19,9 +22,14 @@ static int job_resume(void *ctx)
 {
 	struct daemon *d = ctx;
 
-	return vm_resume(d->guest->vm);
+	return mig_guest_resume(d->guest, &d->job_error);
 }
 
+/*
+ * It discards all memory, so nobody else may be looking at it: only RUNNING and
+ * PAUSED lead here (daemon_settle), where no operation has the guest, and a guest
+ * with pages still to come has no kernel to boot (daemon_origin.c).
+ */
 static int job_reboot(void *ctx)
 {
 	struct daemon *d = ctx;
@@ -31,7 +39,7 @@ static int job_reboot(void *ctx)
 	if (ret == 0)
 		ret = vm_reboot(d->guest->vm, &d->boot, &d->job_error);
 	if (ret == 0)
-		ret = vm_resume(d->guest->vm);
+		ret = mig_guest_resume(d->guest, &d->job_error);
 	return ret;
 }
 
@@ -53,7 +61,7 @@ static void on_asked_job_done(void *ctx, int ret)
 	if (ret == -ECANCELED)
 		error = "the guest has powered off or reset itself";
 	else if (ret < 0)
-		error = strerror(-ret);
+		error = d->job_error ? d->job_error : strerror(-ret);
 	if (!job_is_over(d))
 		return;
 	control_done_all(d->control, WAIT_JOB, ret < 0 ? CLI_FAILED : CLI_DONE,
@@ -79,8 +87,11 @@ static void on_reboot_done(void *ctx, int ret)
 static int start_job(struct daemon *d, worker_job *job, worker_done *done,
 		     char **err)
 {
-	int ret = worker_start(d->jobs, job, done, d);
+	int ret;
 
+	free(d->job_error);
+	d->job_error = NULL;
+	ret = worker_start(d->jobs, job, done, d);
 	if (ret < 0)
 		*err = cli_line("cannot start a thread: %s", strerror(-ret));
 	else
@@ -110,23 +121,41 @@ static int exit_status_of(enum mig_phase phase)
 	return phase == MIG_PAUSED ? CLI_ATTENTION : CLI_FAILED;
 }
 
+/*
+ * It ran when a migration began that has failed, and does not now: somebody has
+ * to look why (its disks) and resume it.
+ */
+static bool is_held(const struct daemon *d)
+{
+	return d->guest && d->op_found_running &&
+	       !vm_is_running(d->guest->vm) &&
+	       vm_event_peek(d->guest->vm) == VM_EVENT_NONE;
+}
+
 /* Tells everybody who waited for the operation; report is borrowed. */
 static void tell_outcome(struct daemon *d, const struct mig_status *status,
 			 json_t *report)
 {
 	bool back = status->phase == MIG_CANCELLED ||
 		    status->phase == MIG_FAILED;
+	bool held = back && is_held(d);
 	const char *error = NULL;
 
 	if (status->phase != MIG_COMPLETE)
 		error = status->error[0] ? status->error
 					 : mig_phase_name(status->phase);
+
 	control_done_all(d->control, WAIT_OPERATION,
-			 exit_status_of(status->phase), error,
+			 held ? CLI_ATTENTION : exit_status_of(status->phase),
+			 error, json_incref(report));
+	control_done_all(d->control, WAIT_CANCELLED,
+			 held   ? CLI_ATTENTION
+			 : back ? CLI_DONE
+				: CLI_FAILED,
+			 held   ? error
+			 : back ? NULL
+				: "too late to cancel",
 			 json_incref(report));
-	control_done_all(
-		d->control, WAIT_CANCELLED, back ? CLI_DONE : CLI_FAILED,
-		back ? NULL : "too late to cancel", json_incref(report));
 }
 
 static void on_paused(struct daemon *d, const struct mig_status *status)
@@ -152,6 +181,7 @@ static void on_op_end(struct daemon *d, const struct mig_status *status)
 	/* Its thread may still be putting the guest back to work. */
 	op_free(d->op);
 	d->op = NULL;
+	d->moved = moved;
 	if (moved)
 		daemon_end(d, CLI_DONE, "the guest moved to %s", d->op_target);
 	else if (d->state == DAEMON_STOPPING)
@@ -199,6 +229,7 @@ int daemon_migrate(struct daemon *d, const struct mig_source_config *cfg,
 			(unsigned long long)mig_guest_missing_pages(d->guest));
 		return -EBUSY;
 	}
+	d->op_found_running = vm_is_running(d->guest->vm);
 	ret = op_migrate(&owner, d->guest, cfg, &d->op, err);
 	if (ret < 0)
 		return ret;
@@ -225,7 +256,10 @@ int daemon_snapshot(struct daemon *d, const struct mig_snapshot_config *cfg,
 		    char **err)
 {
 	struct op_owner owner = { d->loop, on_op_changed, d };
-	int ret = op_snapshot(&owner, d->guest, cfg, &d->op, err);
+	int ret;
+
+	d->op_found_running = vm_is_running(d->guest->vm);
+	ret = op_snapshot(&owner, d->guest, cfg, &d->op, err);
 
 	if (ret < 0)
 		return ret;
@@ -241,5 +275,24 @@ int daemon_cancel(struct daemon *d, char **err)
 	if (ret < 0)
 		*err = cli_line("too late to cancel: the guest has been handed "
 				"over");
+	return ret;
+}
+
+int daemon_balloon(struct daemon *d, uint64_t bytes, char **err)
+{
+	int ret;
+
+	if (bytes > vm_mem_bytes(vm_mem(d->guest->vm))) {
+		*err = cli_line(
+			"the guest has only %llu bytes",
+			(unsigned long long)vm_mem_bytes(vm_mem(d->guest->vm)));
+		return -EINVAL;
+	}
+	ret = vm_balloon_set(d->guest->vm, bytes);
+	if (ret == -ENODEV)
+		*err = cli_line("the guest has no balloon (vmmd run --balloon "
+				"adds one)");
+	else if (ret < 0)
+		*err = cli_line("balloon: %s", strerror(-ret));
 	return ret;
 }

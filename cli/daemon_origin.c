@@ -13,22 +13,33 @@
 /* What a command prints when its guest is ready. */
 static json_t *ready_report(const struct daemon *d, const char *result)
 {
-	return json_pack("{s:s, s:s, s:i, s:s*, s:s*}", "result", result,
+	return json_pack("{s:s, s:s, s:i, s:s*, s:s*, s:s*}", "result", result,
 			 "name", d->cfg->name, "pid", (int)getpid(), "listen",
-			 d->listen_uri, "pty", serial_pty(d->serial));
+			 d->listen_uri, "pty", serial_pty(d->serial),
+			 "console_pty", serial_pty(d->console));
+}
+
+static char *add_pty(char *text, const char *what, const struct serial *s)
+{
+	char *longer;
+
+	if (!text || !serial_pty(s))
+		return text;
+	longer = cli_line("%s, %s on %s", text, what, serial_pty(s));
+	free(text);
+	return longer;
 }
 
 static void announce_ready(struct daemon *d, json_t *report)
 {
-	const char *pty = serial_pty(d->serial);
 	char *text;
 
 	if (d->cfg->origin == FROM_PEER)
-		text = cli_line("listening on %s%s%s", d->listen_uri,
-				pty ? ", serial port on " : "", pty ? pty : "");
+		text = cli_line("listening on %s", d->listen_uri);
 	else
-		text = cli_line("running, process %d%s%s", (int)getpid(),
-				pty ? ", serial port on " : "", pty ? pty : "");
+		text = cli_line("running, process %d", (int)getpid());
+	text = add_pty(text, "serial port", d->serial);
+	text = add_pty(text, "console", d->console);
 	daemon_announce(d, report, text ? text : "");
 	free(text);
 }
@@ -64,6 +75,8 @@ static void guest_is_here(struct daemon *d, struct mig_guest *g)
 {
 	d->guest = g;
 	serial_connect(d->serial, g->vm);
+	if (d->console)
+		serial_connect(d->console, g->vm);
 	daemon_enter_idle(d);
 }
 
@@ -74,6 +87,14 @@ static int begin_kernel(struct daemon *d, char **err)
 		.nr_cpus = (unsigned int)d->cfg->nr_cpus,
 		.mem_backend = d->cfg->mem_backend,
 		.dirty_ring_entries = d->cfg->dirty_ring_entries,
+		.disks = d->cfg->disks,
+		.nr_disks = d->cfg->nr_disks,
+		.nets = d->cfg->nets,
+		.nr_nets = d->cfg->nr_nets,
+		.vsock = d->cfg->vsock_given ? &d->cfg->vsock : NULL,
+		.console = d->cfg->console_given,
+		.rng = d->cfg->rng,
+		.balloon = d->cfg->balloon,
 	};
 	struct mig_guest *g = NULL;
 	struct vm *vm = NULL;
@@ -93,7 +114,7 @@ static int begin_kernel(struct daemon *d, char **err)
 	if (ret == 0)
 		ret = vm_start(vm);
 	if (ret == 0)
-		ret = vm_resume(vm);
+		ret = mig_guest_resume(g, err);
 	if (ret < 0) {
 		mig_guest_free(g);
 		return ret;
@@ -103,11 +124,24 @@ static int begin_kernel(struct daemon *d, char **err)
 	return 0;
 }
 
+static struct mig_host_side host_side(const struct daemon_config *cfg)
+{
+	return (struct mig_host_side){
+		.disks = cfg->disks,
+		.nr_disks = cfg->nr_disks,
+		.nets = cfg->nets,
+		.nr_nets = cfg->nr_nets,
+		.vsock = cfg->vsock_given ? &cfg->vsock : NULL,
+		.console = cfg->console_given,
+	};
+}
+
 static int begin_peer(struct daemon *d, char **err)
 {
 	struct op_owner owner = { d->loop, daemon_on_arrival, d };
 	struct mig_dest_config cfg = {
 		.dirty_ring_entries = d->cfg->dirty_ring_entries,
+		.host = host_side(d->cfg),
 		.vm_ops = &daemon_vm_ops,
 		.vm_ctx = d,
 	};
@@ -138,6 +172,7 @@ static int begin_snapshot(struct daemon *d, char **err)
 		.dir = d->cfg->dir,
 		.lazy = d->cfg->lazy,
 		.dirty_ring_entries = d->cfg->dirty_ring_entries,
+		.host = host_side(d->cfg),
 		.vm_ops = &daemon_vm_ops,
 		.vm_ctx = d,
 	};

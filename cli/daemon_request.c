@@ -3,11 +3,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cli/log.h"
-#include "migrate/clock.h"
-#include "migrate/guest.h"
 
 /* `why` may be NULL; it is freed. */
 static void refuse(struct control_client *client, int exit_status, char *why)
@@ -16,55 +13,6 @@ static void refuse(struct control_client *client, int exit_status, char *why)
 		client, exit_status, why ? why : "out of memory",
 		json_pack("{s:s, s:s*}", "result", "failed", "error", why));
 	free(why);
-}
-
-static void set_progress(json_t *object, const char *key, const struct op *op)
-{
-	json_t *o = op_progress(op);
-
-	json_object_set_new(o, "kind", json_string(op_name(op)));
-	json_object_set_new(object, key, o);
-}
-
-static json_t *guest_fields(const struct daemon *d)
-{
-	struct vm *vm = d->guest->vm;
-	struct vm_mem *mem = vm_mem(vm);
-
-	return json_pack(
-		"{s:i, s:I, s:I, s:I, s:s, s:i}", "vcpus", (int)vm_nr_cpus(vm),
-		"memory_bytes", (json_int_t)vm_mem_bytes(mem), "resident_bytes",
-		(json_int_t)d->resident_bytes, "missing_pages",
-		(json_int_t)mig_guest_missing_pages(d->guest), "mem_backend",
-		vm_mem_backend_name(vm_mem_backend(mem)), "dirty_ring_entries",
-		(int)vm_dirty_ring_entries(vm));
-}
-
-static json_t *status_report(const struct daemon *d)
-{
-	json_t *o = json_pack("{s:s, s:s, s:i, s:f, s:s*, s:s*, s:s*}", "name",
-			      d->cfg->name, "state", daemon_state_name(d),
-			      "pid", (int)getpid(), "uptime_s",
-			      (double)(mig_now_us() - d->begin_us) / 1e6,
-			      "kernel", d->cfg->kernel, "listen", d->listen_uri,
-			      "pty", serial_pty(d->serial));
-	json_t *guest;
-
-	if (d->guest) {
-		guest = guest_fields(d);
-		json_object_update(o, guest);
-		json_decref(guest);
-	}
-	if (d->op) {
-		set_progress(o, "operation", d->op);
-		json_object_set_new(json_object_get(o, "operation"), "target",
-				    json_string(d->op_target));
-	}
-	if (d->arrival)
-		set_progress(o, "arrival", d->arrival);
-	if (d->arrived)
-		json_object_set(o, "arrived", d->arrived);
-	return o;
 }
 
 /* Its own thread. */
@@ -82,7 +30,7 @@ static void on_probed(void *ctx, int ret)
 
 	(void)ret;
 	control_done_all(d->control, WAIT_STATUS, CLI_DONE, NULL,
-			 status_report(d));
+			 daemon_status_report(d));
 }
 
 static void on_status(struct daemon *d, struct control_client *client,
@@ -96,7 +44,7 @@ static void on_status(struct daemon *d, struct control_client *client,
 		ret = worker_start(d->probe, probe_resident, on_probed, d);
 	/* -EBUSY: the probe that runs answers this one as well. */
 	if (ret < 0 && ret != -EBUSY)
-		control_done(client, CLI_DONE, NULL, status_report(d));
+		control_done(client, CLI_DONE, NULL, daemon_status_report(d));
 }
 
 static void on_wait(struct daemon *d, struct control_client *client,
@@ -107,6 +55,17 @@ static void on_wait(struct daemon *d, struct control_client *client,
 	control_wait_for(client, WAIT_END);
 }
 
+/* Its end comes as an event, if the guest has any intention of it. */
+static void on_powerdown(struct daemon *d, struct control_client *client)
+{
+	if (vm_power_button(d->guest->vm))
+		control_wait_for(client, WAIT_POWERDOWN);
+	else
+		refuse(client, CLI_FAILED,
+		       cli_line("its power button was pressed, but the guest "
+				"does not listen to it now"));
+}
+
 static void on_stop(struct daemon *d, struct control_client *client,
 		    const json_t *request)
 {
@@ -114,6 +73,10 @@ static void on_stop(struct daemon *d, struct control_client *client,
 	char *err = NULL;
 	int status;
 
+	if (json_is_true(json_object_get(request, "powerdown"))) {
+		on_powerdown(d, client);
+		return;
+	}
 	control_wait_for(client, WAIT_STOPPED);
 	status = daemon_stop(d, force, &err);
 	if (status != CLI_DONE)
@@ -211,12 +174,29 @@ static void on_migrate(struct daemon *d, struct control_client *client,
 		refuse(client, CLI_FAILED, err);
 }
 
+static void on_balloon(struct daemon *d, struct control_client *client,
+		       const json_t *request)
+{
+	const json_t *bytes = json_object_get(request, "bytes");
+	char *err = NULL;
+
+	if (!json_is_integer(bytes) || json_integer_value(bytes) < 0) {
+		refuse(client, CLI_USAGE, cli_line("malformed request"));
+		return;
+	}
+	if (daemon_balloon(d, (uint64_t)json_integer_value(bytes), &err) < 0)
+		refuse(client, CLI_FAILED, err);
+	else
+		control_done(client, CLI_DONE, NULL, NULL);
+}
+
 static void on_snapshot(struct daemon *d, struct control_client *client,
 			const json_t *request)
 {
 	struct mig_snapshot_config cfg = {
 		.dir = json_string_value(json_object_get(request, "dir")),
 		.stop = json_is_true(json_object_get(request, "stop")),
+		.disks = json_is_true(json_object_get(request, "disks")),
 	};
 	char *err = NULL;
 
@@ -266,6 +246,7 @@ static const struct request requests[] = {
 	{ "migrate", DO_MIGRATE, on_migrate },
 	{ "snapshot", DO_SNAPSHOT, on_snapshot },
 	{ "serial-input", DO_TYPE, on_type },
+	{ "balloon", DO_BALLOON, on_balloon },
 };
 
 static unsigned int verb_of(const struct request *r, const json_t *request)
@@ -273,6 +254,9 @@ static unsigned int verb_of(const struct request *r, const json_t *request)
 	if (r->verb == DO_MIGRATE &&
 	    json_is_true(json_object_get(request, "resume")))
 		return DO_REJOIN;
+	if (r->handle == on_stop &&
+	    json_is_true(json_object_get(request, "powerdown")))
+		return DO_POWERDOWN;
 	return r->verb;
 }
 

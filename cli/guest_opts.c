@@ -3,7 +3,7 @@
 #include <errno.h>
 
 #include "cli/args.h"
-#include "cli/client.h"
+#include "cli/device_args.h"
 
 /* KVM's own bounds are checked when the ring is made. */
 #define DIRTY_RING_ENTRIES_MAX 65536
@@ -24,6 +24,14 @@ int guest_opt_serial(void *settings, const char *value)
 	return cli_parse_serial(value, &o->cfg.serial);
 }
 
+int guest_opt_console(void *settings, const char *value)
+{
+	struct guest_opts *o = settings;
+
+	o->cfg.console_given = true;
+	return cli_parse_serial(value, &o->cfg.console);
+}
+
 int guest_opt_dirty_ring(void *settings, const char *value)
 {
 	struct guest_opts *o = settings;
@@ -37,45 +45,60 @@ int guest_opt_dirty_ring(void *settings, const char *value)
 	return 0;
 }
 
-int guest_opt_device(void *settings, const char *value)
+int guest_opt_disk(void *settings, const char *value)
 {
 	struct guest_opts *o = settings;
 
-	(void)value;
-	o->devices = true;
-	return 0;
+	if (o->cfg.nr_disks == MIG_DISKS_MAX)
+		return -EINVAL;
+	return cli_parse_disk(value, &o->cfg.disks[o->cfg.nr_disks++]);
 }
 
-int guest_opt_detach(void *settings, const char *value)
+int guest_opt_net(void *settings, const char *value)
 {
 	struct guest_opts *o = settings;
 
-	(void)value;
-	o->cfg.detach = true;
-	return 0;
+	if (o->cfg.nr_nets == MIG_NETS_MAX)
+		return -EINVAL;
+	return cli_parse_net(value, &o->cfg.nets[o->cfg.nr_nets++]);
 }
 
-int guest_opt_json(void *settings, const char *value)
+int guest_opt_vsock(void *settings, const char *value)
 {
 	struct guest_opts *o = settings;
 
-	(void)value;
-	o->cfg.json = true;
-	return 0;
+	o->cfg.vsock_given = true;
+	return cli_parse_vsock(value, &o->cfg.vsock);
 }
 
-int guest_opts_check(const struct cli_cmd *cmd, const struct guest_opts *o)
+static bool is_stdio(bool given, const struct cli_serial_spec *spec)
 {
+	return given && spec->kind == CLI_SERIAL_STDIO;
+}
+
+static int check(const struct cli_call *call, const struct guest_opts *o)
+{
+	bool serial = is_stdio(o->cfg.serial_given, &o->cfg.serial);
+	bool console = is_stdio(o->cfg.console_given, &o->cfg.console);
+
 	if (!o->cfg.name)
-		return cli_usage(cmd, "--name is needed");
-	if (o->devices)
-		return client_fail(o->cfg.json,
-				   "%s: disks and network devices are not "
-				   "supported by this version",
-				   cmd->name);
-	if (o->cfg.detach && o->cfg.serial_given &&
-	    o->cfg.serial.kind == CLI_SERIAL_STDIO)
-		return cli_usage(cmd, "--serial stdio does not go with "
-				      "--detach");
+		return cli_usage(call, "--name is needed");
+	if (o->cfg.detach && (serial || console))
+		return cli_usage(call, "--%s stdio does not go with --detach",
+				 serial ? "serial" : "console");
+	if (serial && console)
+		return cli_usage(call, "--serial and --console cannot both be "
+				       "stdio");
 	return CLI_DONE;
+}
+
+bool guest_opts_parse(const struct cli_cmd *cmd, int argc, char **argv,
+		      struct guest_opts *o, struct cli_call *ret_call,
+		      int *ret_exit)
+{
+	if (!cli_opts_parse(cmd, argc, argv, o, ret_call, ret_exit))
+		return false;
+	o->cfg.json = ret_call->json;
+	*ret_exit = check(ret_call, o);
+	return *ret_exit == CLI_DONE;
 }

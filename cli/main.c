@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/client.h"
 #include "cli/cmd.h"
 #include "cli/log.h"
 
@@ -12,7 +13,7 @@ static const struct cli_cmd *const commands[] = {
 	&cli_cmd_run,      &cli_cmd_receive, &cli_cmd_restore, &cli_cmd_migrate,
 	&cli_cmd_snapshot, &cli_cmd_list,    &cli_cmd_status,  &cli_cmd_pause,
 	&cli_cmd_resume,   &cli_cmd_stop,    &cli_cmd_wait,    &cli_cmd_cancel,
-	&cli_cmd_send,     &cli_cmd_doctor,
+	&cli_cmd_send,     &cli_cmd_balloon, &cli_cmd_doctor,
 };
 #define NR_COMMANDS (sizeof(commands) / sizeof(commands[0]))
 
@@ -44,6 +45,18 @@ static void fill_standard_fds(void)
 		close(fd);
 }
 
+static int refuse(int argc, char **argv)
+{
+	char text[128];
+
+	snprintf(text, sizeof(text), "unknown command '%.80s'", argv[1]);
+	cli_log("%s (see vmmd --help)", text);
+	if (strcmp(argv[argc - 1], "--json") == 0)
+		client_print_json(json_pack("{s:s, s:s}", "result", "usage",
+					    "error", text));
+	return CLI_USAGE;
+}
+
 int main(int argc, char **argv)
 {
 	size_t i;
@@ -69,6 +82,5 @@ int main(int argc, char **argv)
 			return commands[i]->run(commands[i], argc - 1,
 						argv + 1);
 	}
-	cli_log("unknown command '%.80s' (see vmmd --help)", argv[1]);
-	return CLI_USAGE;
+	return refuse(argc, argv);
 }

@@ -72,6 +72,11 @@ json_t *report_migration(const struct mig_status *status,
 	json_object_set_new(o, "precopy_ms", ms(s->precopy_us));
 	json_object_set_new(o, "downtime_ms", ms(s->downtime_us));
 	json_object_set_new(o, "downtime", downtime(s));
+	json_object_set_new(o, "pauses",
+			    json_pack("{s:I, s:o, s:o}", "count",
+				      (json_int_t)s->pauses.count, "sum_ms",
+				      ms(s->pauses.sum_us), "max_ms",
+				      ms(s->pauses.max_us)));
 	json_object_set_new(o, "postcopy_ms", ms(s->postcopy_us));
 	set_int(o, "rounds", s->rounds);
 	set_int(o, "bytes_sent", s->bytes_sent);
@@ -96,6 +101,12 @@ json_t *report_snapshot(const struct mig_status *status,
 	set_int(o, "bytes_written", s->bytes_written);
 	set_int(o, "pages", s->pages);
 	json_object_set_new(o, "wp_faults", latency(&s->wp_faults));
+	json_object_set_new(o, "disks",
+			    json_pack("{s:i, s:i, s:I, s:o}", "count",
+				      (int)s->disks, "cloned",
+				      (int)s->disks_cloned, "bytes",
+				      (json_int_t)s->disk_bytes, "copy_ms",
+				      ms(s->disks_us)));
 	return o;
 }
 

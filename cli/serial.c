@@ -22,6 +22,7 @@
 
 struct serial {
 	struct ev_loop *loop;
+	const struct serial_port *port;
 	enum cli_serial_kind kind;
 	serial_key *key;
 	void *ctx;
@@ -34,7 +35,7 @@ struct serial {
 	char pty[64];
 
 	atomic_bool lost_told; /* a failing file is complained of once */
-	ev_async full;         /* a vCPU thread met a full sink */
+	ev_async full;         /* the device's thread met a full sink */
 	/* The loop's thread. */
 	struct vm *vm;
 	ev_io readable;
@@ -44,6 +45,18 @@ struct serial {
 	bool output_waits; /* writable has fired while the guest was stopped */
 	size_t in_bytes;
 	char in[INPUT_MAX];
+};
+
+const struct serial_port serial_port_uart = {
+	.what = "serial",
+	.input = vm_serial_input,
+	.output_ready = vm_serial_output_ready,
+};
+
+const struct serial_port serial_port_console = {
+	.what = "console",
+	.input = vm_console_input,
+	.output_ready = vm_console_output_ready,
 };
 
 /* Nobody holds the slave: what is written would only fill a buffer. */
@@ -83,7 +96,8 @@ size_t serial_output(struct serial *s, const uint8_t *data, size_t bytes)
 	}
 	/* A full disk or a closed pipe must not stop the guest for good. */
 	if (!atomic_exchange(&s->lost_told, true))
-		cli_log("serial output is lost: %s", strerror(errno));
+		cli_log("%s output is lost: %s", s->port->what,
+			strerror(errno));
 	return bytes;
 }
 
@@ -96,7 +110,7 @@ static void want_retry(struct serial *s, double after_s)
 }
 
 /*
- * Both directions touch the UART's state, which is being saved while the guest
+ * Both directions touch the device's state, which is being saved while the guest
  * is stopped: they wait until it runs.
  */
 static void pump(struct serial *s)
@@ -112,10 +126,10 @@ static void pump(struct serial *s)
 	}
 	if (s->output_waits) {
 		s->output_waits = false;
-		vm_serial_output_ready(s->vm);
+		s->port->output_ready(s->vm);
 	}
 	if (s->in_bytes > 0) {
-		n = vm_serial_input(s->vm, (uint8_t *)s->in, s->in_bytes);
+		n = s->port->input(s->vm, (uint8_t *)s->in, s->in_bytes);
 		s->in_bytes -= n;
 		memmove(s->in, s->in + n, s->in_bytes);
 	}
@@ -245,12 +259,14 @@ static int open_file(struct serial *s, const char *path, char **err)
 			 0600);
 	s->own_out = true;
 	if (s->out_fd < 0) {
-		*err = cli_line("serial file %s: %s", path, strerror(errno));
+		*err = cli_line("%s file %s: %s", s->port->what, path,
+				strerror(errno));
 		return -EINVAL;
 	}
 	if (fstat(s->out_fd, &st) < 0 ||
 	    !(S_ISREG(st.st_mode) || S_ISCHR(st.st_mode))) {
-		*err = cli_line("serial file %s: not a regular file", path);
+		*err = cli_line("%s file %s: not a regular file", s->port->what,
+				path);
 		return -EINVAL;
 	}
 	return 0;
@@ -292,9 +308,9 @@ static void start_watchers(struct serial *s)
 		ev_timer_start(s->loop, &s->pty_poll);
 }
 
-int serial_new(struct ev_loop *loop, const struct cli_serial_spec *spec,
-	       serial_key *key, void *ctx, struct serial **ret_serial,
-	       char **err)
+int serial_new(struct ev_loop *loop, const struct serial_port *port,
+	       const struct cli_serial_spec *spec, serial_key *key, void *ctx,
+	       struct serial **ret_serial, char **err)
 {
 	struct serial *s = calloc(1, sizeof(*s));
 	int ret = 0;
@@ -302,6 +318,7 @@ int serial_new(struct ev_loop *loop, const struct cli_serial_spec *spec,
 	if (!s)
 		return -ENOMEM;
 	s->loop = loop;
+	s->port = port;
 	s->kind = spec->kind;
 	s->key = key;
 	s->ctx = ctx;
@@ -331,7 +348,7 @@ void serial_connect(struct serial *s, struct vm *vm)
 
 const char *serial_pty(const struct serial *s)
 {
-	return s->pty[0] ? s->pty : NULL;
+	return s && s->pty[0] ? s->pty : NULL;
 }
 
 void serial_free(struct serial *s)

@@ -1,5 +1,5 @@
 /*
- * cli/serial.h: where the guest's serial port leads to.
+ * cli/serial.h: where the guest's serial port or virtio console leads to.
  *
  * stdio: output to stdout, input from stdin (a terminal goes raw, Ctrl-A is the
  *        escape key).
@@ -9,7 +9,7 @@
  * null:  output is dropped; input by serial_type().
  *
  * Owns:    the file descriptors it opened.
- * Threads: serial_output(): vCPU threads. Everything else: the loop's.
+ * Threads: serial_output(): the thread of the device. Everything else: the loop's.
  */
 #ifndef CLI_SERIAL_H
 #define CLI_SERIAL_H
@@ -24,19 +24,28 @@
 struct serial;
 struct vm;
 
+/* The guest's end. */
+struct serial_port {
+	const char *what; /* "serial" */
+	size_t (*input)(struct vm *vm, const uint8_t *data, size_t bytes);
+	void (*output_ready)(struct vm *vm);
+};
+extern const struct serial_port serial_port_uart;
+extern const struct serial_port serial_port_console;
+
 /* Somebody typed an escape sequence (stdio on a terminal). */
 typedef void serial_key(void *ctx, enum terminal_key key);
 
-int serial_new(struct ev_loop *loop, const struct cli_serial_spec *spec,
-	       serial_key *key, void *ctx, struct serial **ret_serial,
-	       char **err);
+int serial_new(struct ev_loop *loop, const struct serial_port *port,
+	       const struct cli_serial_spec *spec, serial_key *key, void *ctx,
+	       struct serial **ret_serial, char **err);
 /* The machine input goes to, from now on; borrowed. NULL: none. */
 void serial_connect(struct serial *s, struct vm *vm);
-/* vm_ops.serial_output: how many bytes were taken. Never blocks. */
+/* vm_ops.serial_output, console_output: how many bytes were taken. Never blocks. */
 size_t serial_output(struct serial *s, const uint8_t *data, size_t bytes);
 /* Input from elsewhere. -ENOBUFS: the guest has not read enough of it yet. */
 int serial_type(struct serial *s, const char *text, size_t bytes);
-/* The slave's path; NULL unless a pty. */
+/* The slave's path; NULL unless a pty, or s is NULL. */
 const char *serial_pty(const struct serial *s);
 void serial_free(struct serial *s);
 

@@ -236,7 +236,10 @@ static int run_guest(struct mig_dest *d)
 	int ret = 0;
 
 	mig_fault_point(d->session, "before-running");
-	/* A guest that ended itself just before the switch ends here. */
+	/*
+	 * A guest that ended itself just before the switch ends here. The disks
+	 * are locked since before READY.
+	 */
 	if (!d->paused_at_source)
 		ret = vm_resume(d->guest->vm);
 	if (ret < 0 && ret != -ECANCELED)

@@ -13,11 +13,13 @@
 #define MIGRATE_DEST_H
 
 #include "migrate/guest.h"
+#include "migrate/hardware.h"
 #include "migrate/stats.h"
 
 struct mig_dest_config {
 	int listen_fd; /* owned by the mig_dest once start has succeeded */
 	uint32_t dirty_ring_entries;
+	struct mig_host_side host; /* what it points to: until free */
 	const struct vm_ops
 		*vm_ops; /* for vm_new(), which runs on our thread */
 	void *vm_ctx;

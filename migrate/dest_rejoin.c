@@ -11,6 +11,7 @@
  * by then the guest is whole, so the wait costs a listening socket.
  */
 #define LINGER_MS 30000
+
 static int new_session(struct mig_dest *d, int fd)
 {
 	struct mig_session *old = d->session, *session;
@@ -26,8 +27,8 @@ static int new_session(struct mig_dest *d, int fd)
 }
 
 /*
- * The source asks whether the guest ran. It did not, and once that has been said
- * it never will: discarded first, then told, as often as asked, until BYE.
+ * The source asks whether the guest ran. It did not, and since it has been
+ * discarded it never will. Told as often as asked, until BYE.
  */
 static int promise_never_ran(struct mig_dest *d, int fd)
 {
@@ -35,7 +36,6 @@ static int promise_never_ran(struct mig_dest *d, int fd)
 	ProtobufCMessage *msg;
 	int ret;
 
-	mig_dest_discard(d);
 	ret = new_session(d, fd);
 	if (ret < 0)
 		return ret;
@@ -107,6 +107,8 @@ static bool paused_ready(struct mig_dest *d, int fd, enum proto_role role)
 		close(fd);
 		return false;
 	}
+	/* First of all: with it go the locks that the source waits for. */
+	mig_dest_discard(d);
 	if (role == PROTO_ROLE_ABORT)
 		close(fd);
 	else
@@ -115,7 +117,6 @@ static bool paused_ready(struct mig_dest *d, int fd, enum proto_role role)
 	if (ret < 0)
 		return false;
 	mig_dest_say(d, "the source took the guest back");
-	mig_dest_discard(d);
 	mig_dest_step(d, ON_NEVER_RAN);
 	return true;
 }

@@ -9,6 +9,7 @@
 
 #include "migrate/clock.h"
 #include "migrate/cpu_check.h"
+#include "migrate/hardware_codec.h"
 #include "proto/wire.h"
 #include "uffd/uffd.h"
 #include "vmm/device.h"
@@ -38,9 +39,12 @@ static void check_required(const Vmmd__Setup *m, struct reasons *r)
 {
 	size_t i;
 
-	for (i = 0; i < m->n_required; i++)
+	for (i = 0; i < m->n_required; i++) {
+		if (strcmp(m->required[i], MIG_FEATURE_HARDWARE) == 0)
+			continue;
 		object(r, "needs protocol feature '%s', which vmmd %s lacks",
 		       m->required[i], VMMD_VERSION);
+	}
 }
 
 static void check_shape(const Vmmd__Setup *m, struct reasons *r)
@@ -85,7 +89,7 @@ static void check_mode(const Vmmd__Setup *m, enum vm_mem_backend backend,
 		       m->mode, caps.why);
 }
 
-static void on_cpuid_line(void *ctx, const char *line)
+static void on_line(void *ctx, const char *line)
 {
 	object(ctx, "%s", line);
 }
@@ -98,7 +102,7 @@ static void check_cpuid(const Vmmd__Setup *m, struct reasons *r)
 	if (nr == 0 || nr > VM_CPUID_MAX || m->cpuid.len % sizeof(*guest))
 		object(r, "the CPUID table is damaged");
 	else
-		mig_cpu_missing(guest, nr, on_cpuid_line, r);
+		mig_cpu_missing(guest, nr, on_line, r);
 }
 
 /* What only the finished machine can tell. */
@@ -151,24 +155,15 @@ static void check_devices(const Vmmd__Setup *m, struct vm *vm,
 	}
 }
 
-static int build_guest(struct mig_dest *d, const Vmmd__Setup *m,
-		       enum vm_mem_backend backend, struct reasons *r)
+static int make_guest(struct mig_dest *d, const struct vm_config *cfg,
+		      struct reasons *r)
 {
-	struct vm_config cfg = {
-		.ram_bytes = m->ram_bytes,
-		.nr_cpus = m->nr_cpus,
-		.mem_backend = backend,
-		.dirty_ring_entries = d->cfg.dirty_ring_entries,
-		.cpuid = (const void *)m->cpuid.data,
-		.nr_cpuid = m->cpuid.len / sizeof(struct kvm_cpuid_entry2),
-		.tsc_khz = m->tsc_khz,
-	};
 	struct mig_guest *guest;
 	struct vm *vm = NULL;
 	char *err = NULL;
 	int ret;
 
-	ret = vm_new(&cfg, d->cfg.vm_ops, d->cfg.vm_ctx, &vm, &err);
+	ret = vm_new(cfg, d->cfg.vm_ops, d->cfg.vm_ctx, &vm, &err);
 	if (ret < 0) {
 		object(r, "%s", err ? err : strerror(-ret));
 		free(err);
@@ -193,9 +188,43 @@ static int alloc_bitmaps(struct mig_dest *d)
 	return d->received && d->suspect ? 0 : -ENOMEM;
 }
 
+/* The machine, when nothing speaks against it so far. */
+static int build(struct mig_dest *d, const Vmmd__Setup *m,
+		 const struct mig_hardware *hw, enum vm_mem_backend backend,
+		 struct reasons *r)
+{
+	const struct mig_objector o = { on_line, r };
+	struct vm_config cfg = {
+		.ram_bytes = m->ram_bytes,
+		.nr_cpus = m->nr_cpus,
+		.mem_backend = backend,
+		.dirty_ring_entries = d->cfg.dirty_ring_entries,
+		.cpuid = (const void *)m->cpuid.data,
+		.nr_cpuid = m->cpuid.len / sizeof(struct kvm_cpuid_entry2),
+		.tsc_khz = m->tsc_khz,
+	};
+	struct mig_plan plan;
+	int ret;
+
+	mig_hardware_plan(hw, &d->cfg.host, &plan, &cfg, &o);
+	mig_hardware_probe(hw, &cfg, &o);
+	if (r->nr > 0)
+		return 0;
+	ret = make_guest(d, &cfg, r);
+	if (ret < 0)
+		return r->nr > 0 ? 0 : ret;
+	check_machine(m, d->guest->vm, r);
+	check_slots(m, vm_mem(d->guest->vm), r);
+	check_devices(m, d->guest->vm, r);
+	mig_hardware_compare(hw, d->guest->vm, &o);
+	return 0;
+}
+
 static int judge(struct mig_dest *d, const Vmmd__Setup *m, struct reasons *r)
 {
 	enum vm_mem_backend backend = VM_MEM_ANON;
+	struct mig_hardware hw = { 0 };
+	char *err = NULL;
 	int ret;
 
 	check_required(m, r);
@@ -204,16 +233,16 @@ static int judge(struct mig_dest *d, const Vmmd__Setup *m, struct reasons *r)
 		object(r, "unknown memory backend '%s'", m->mem_backend);
 	check_mode(m, backend, r);
 	check_cpuid(m, r);
-	if (r->nr > 0)
+	ret = mig_hardware_take(m->hardware, &hw, &err);
+	if (ret < 0) {
+		object(r, "%s", err ? err : strerror(-ret));
+		free(err);
 		return 0;
-	ret = build_guest(d, m, backend, r);
-	if (ret < 0)
-		return r->nr > 0 ? 0 : ret;
-	check_machine(m, d->guest->vm, r);
-	check_slots(m, vm_mem(d->guest->vm), r);
-	check_devices(m, d->guest->vm, r);
-	if (r->nr > 0)
-		return 0;
+	}
+	ret = build(d, m, &hw, backend, r);
+	mig_hardware_fini(&hw);
+	if (ret < 0 || r->nr > 0)
+		return ret;
 	ret = alloc_bitmaps(d);
 	return ret < 0 ? ret : vm_start(d->guest->vm);
 }

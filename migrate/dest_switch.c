@@ -188,6 +188,21 @@ static int step_token(struct mig_dest *d)
 	return ret;
 }
 
+/*
+ * Before READY, so that nothing can run here without its disks, and a disk that
+ * cannot be had is still in time to send the guest back. The source has let go
+ * of them before it sent the state.
+ */
+static int lock_disks(struct mig_dest *d)
+{
+	char *err = NULL;
+	int ret = vm_disks_lock(d->guest->vm, &err);
+
+	ret = say_and_free(d, ret, err);
+	mig_fault_point(d->session, "locked");
+	return ret;
+}
+
 static int take_over(struct mig_dest *d, uint64_t **pending,
 		     const Vmmd__State *msg)
 {
@@ -202,6 +217,8 @@ static int take_over(struct mig_dest *d, uint64_t **pending,
 		ret = start_fill(d, pending, msg->pending_pages);
 	if (ret == 0)
 		ret = load_state(d, msg, begin_ns);
+	if (ret == 0)
+		ret = lock_disks(d);
 	if (ret < 0)
 		return ret;
 	d->paused_at_source = msg->paused;

@@ -9,8 +9,10 @@
  *	stall	sleep for 5 s
  *
  * Each fires once. Points, in order: setup, agreed, round1, round2, stopped,
- * state-sent, ready, before-token, after-token, before-running, running,
- * postcopy, drained; both ends pass those that concern them.
+ * unlocked, state-sent, locked, ready, before-token, after-token, before-running,
+ * running, postcopy, drained; both ends pass those that concern them.
+ * disk-marks:lose is no point in time: disk reads are not marked as dirty
+ * (vmm/virtio_blk_request.c), which a test has to notice.
  */
 #ifndef MIGRATE_FAULTPOINT_H
 #define MIGRATE_FAULTPOINT_H

@@ -187,6 +187,7 @@ int mig_fill_new(struct mig_guest *g, uint64_t *pending,
 			strerror(-ret));
 		goto free_f;
 	}
+	vm_mem_hold(vm_mem(g->vm));
 	pthread_mutex_lock(&g->lock);
 	g->fill = f;
 	pthread_mutex_unlock(&g->lock);
@@ -216,9 +217,10 @@ static void deadline_in_ms(struct timespec *ts, long ms)
 }
 
 /*
- * Missing pages are about to read as zeros: no vCPU shall run on with them. One
- * that waits for its own page table cannot park before it has the page, but it
- * has been told to and leaves the guest with the next instruction.
+ * Missing pages are about to read as zeros: neither a vCPU nor a device shall run
+ * on with them. A vCPU that waits for its own page table cannot park before it
+ * has the page, but it has been told to and leaves the guest with the next
+ * instruction.
  */
 static void stop_missing(struct mig_fill *f)
 {
@@ -227,7 +229,8 @@ static void stop_missing(struct mig_fill *f)
 	bool parking = false;
 	pthread_t thread;
 
-	if (mig_fill_pending(f) != 0 && vm_is_running(vm))
+	/* Stopped vCPUs say nothing: after an event the devices go on. */
+	if (mig_fill_pending(f) != 0)
 		parking = pthread_create(&thread, NULL, park_thread, vm) == 0;
 	if (parking) {
 		deadline_in_ms(&deadline, PARK_MS_MAX);
@@ -257,6 +260,7 @@ void mig_fill_free(struct mig_fill *f)
 	pthread_mutex_unlock(&f->guest->lock);
 	stop_missing(f);
 	stop_ensuring(f);
+	vm_mem_release(vm_mem(f->guest->vm));
 	pthread_rwlock_wrlock(&f->install);
 	f->ended = true;
 	pthread_rwlock_unlock(&f->install);
@@ -455,6 +459,16 @@ void mig_fill_fail(struct mig_fill *f)
 	f->failed = true;
 	pthread_cond_broadcast(&f->placed);
 	pthread_mutex_unlock(&f->lock);
+}
+
+bool mig_fill_has_failed(struct mig_fill *f)
+{
+	bool failed;
+
+	pthread_mutex_lock(&f->lock);
+	failed = f->failed;
+	pthread_mutex_unlock(&f->lock);
+	return failed;
 }
 
 void mig_fill_abandon(struct mig_fill *f)

@@ -10,6 +10,8 @@
  *   thread can never take a page on its way for a zero page.
  * - A page is installed by UFFDIO_COPY only, which never replaces one: no older
  *   copy can overwrite what the guest wrote.
+ * - From new to free RAM is held (vm_mem_hold): a pending page stays pending until
+ *   it has been placed, whatever the guest offers to give back.
  * - While protect is set, pages arrive write protected, and setting it waits for
  *   installs under way: no page slips in unprotected after it.
  *
@@ -74,6 +76,7 @@ int mig_fill_ensure(struct mig_fill *f, uint64_t page, uint64_t nr,
 void mig_fill_abandon(struct mig_fill *f);
 /* The supplier cannot go on: mig_fill_ensure() stops waiting. */
 void mig_fill_fail(struct mig_fill *f);
+bool mig_fill_has_failed(struct mig_fill *f);
 /* Only between start and stop of UFFD_WP. Any thread. */
 void mig_fill_set_protect(struct mig_fill *f, bool protect);
 /* Of faults that waited for the supplier; zeros served here do not count. */

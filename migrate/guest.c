@@ -2,8 +2,13 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
+#include "migrate/clock.h"
 #include "migrate/fill.h"
+
+#define LOCK_RETRY_US    20000
+#define LOCK_PATIENCE_US 10000000
 
 int mig_guest_new(struct vm *vm, struct mig_guest **ret_guest)
 {
@@ -50,6 +55,33 @@ uint64_t mig_guest_missing_pages(struct mig_guest *g)
 
 	mig_guest_fill_put(f);
 	return pages;
+}
+
+int mig_guest_resume(struct mig_guest *g, char **err)
+{
+	int ret = vm_disks_lock(g->vm, err);
+
+	return ret < 0 ? ret : vm_resume(g->vm);
+}
+
+int mig_guest_lock_again(struct mig_guest *g, bool (*may_wait)(void *ctx),
+			 void *ctx, char **err)
+{
+	uint64_t end_us = mig_now_us() + LOCK_PATIENCE_US;
+	char *why = NULL;
+	int ret;
+
+	while ((ret = vm_disks_lock(g->vm, &why)) == -EBUSY &&
+	       mig_now_us() < end_us && may_wait(ctx)) {
+		free(why);
+		why = NULL;
+		usleep(LOCK_RETRY_US);
+	}
+	if (ret < 0)
+		*err = why;
+	else
+		free(why);
+	return ret;
 }
 
 struct mig_fill *mig_guest_fill_get(struct mig_guest *g)

@@ -38,6 +38,23 @@ int mig_guest_uffd(struct mig_guest *g, struct uffd **ret_uffd, char **err);
 /* Pages that are not here yet; 0 when all are. Any thread. */
 uint64_t mig_guest_missing_pages(struct mig_guest *g);
 
+/*
+ * Lets it run. Invariant: a machine runs only while it holds the locks of all
+ * its disks (vm.h), and whoever gives a machine away gives up the locks after its
+ * devices have come to rest and before anybody else may run it. They are taken
+ * here, so that nobody has to remember which way a machine has come. -EBUSY and
+ * a line: a disk is somebody else's, the machine stays stopped and may be tried
+ * again. -ECANCELED as vm_resume(). All vCPUs parked.
+ */
+int mig_guest_resume(struct mig_guest *g, char **err);
+/*
+ * The locks of a machine that was nearly given away: the one that was to have it
+ * may be dying, and holds them a moment longer. Tries for some seconds, while
+ * may_wait says so. All vCPUs parked.
+ */
+int mig_guest_lock_again(struct mig_guest *g, bool (*may_wait)(void *ctx),
+			 void *ctx, char **err);
+
 /* The fill, held; NULL when every page is here. put takes NULL. */
 struct mig_fill *mig_guest_fill_get(struct mig_guest *g);
 void mig_guest_fill_put(struct mig_fill *f);

@@ -1,13 +1,16 @@
 /*
  * migrate/image.h: a snapshot on disk.
  *
- * A directory of four files:
+ * A directory of four files, and perhaps copies of disks:
  *
  *	manifest.json	what it is: format, layout, and a sum of all the rest
  *	state.pb	SavedMachine of state.proto: CPUID, vCPUs, devices
  *	memory		RAM, offset by offset; sparse, holes are zero
  *	memory.sums	for each page 8 bytes, little-endian: its sum, 0 when
  *			the page is all zero; sparse as memory is
+ *	diskN.raw	the guest's N-th disk, if it was asked for and is
+ *			writable; nothing here ever reads it or writes to it
+ *			again, and it has no sum
  *
  * The fourth file is what lets a guest start before its memory has been read:
  * one sum over all of memory could only be checked by reading all of it, while
@@ -54,6 +57,17 @@ int mig_image_create(const char *dir, uint64_t ram_bytes,
 /* Write pages at their offsets; borrowed. */
 int mig_image_memory_fd(const struct mig_image_writer *w);
 void mig_image_set_sum(struct mig_image_writer *w, uint64_t page, uint64_t sum);
+/*
+ * An empty file of that size for the copy of disk `index`, once for each;
+ * *ret_fd is borrowed.
+ */
+int mig_image_create_disk(struct mig_image_writer *w, unsigned int index,
+			  uint64_t bytes, int *ret_fd, char **err);
+/*
+ * Is this open file one of the copies in the snapshot at dir? Whoever restored a
+ * guest onto it would change the snapshot.
+ */
+bool mig_image_has_disk(const char *dir, int fd);
 /*
  * Completes and publishes it. *ret_bytes: of all files but memory. Until it has
  * returned 0 there is nothing at dir.

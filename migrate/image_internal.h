@@ -13,6 +13,9 @@
 #define IMAGE_BLOCK_BYTES        4096u
 #define IMAGE_BLOCK_SUMS         (IMAGE_BLOCK_BYTES / 8) /* pages of a block */
 
+#define IMAGE_DISK_NAME_CHARS 16
+void image_disk_name(unsigned int index, char ret_name[IMAGE_DISK_NAME_CHARS]);
+
 /* XXH3-128 as 32 hexadecimal digits and a NUL. */
 #define IMAGE_HASH_CHARS 33
 
@@ -38,6 +41,12 @@ struct image_manifest {
 	uint64_t state_bytes;
 	char state_hash[IMAGE_HASH_CHARS];
 	char sums_hash[IMAGE_HASH_CHARS];
+	/* Copies of disks: for people and other programs, not read back. */
+	struct image_disk {
+		unsigned int index;
+		uint64_t bytes;
+	} disks[MIG_DISKS_MAX];
+	size_t nr_disks;
 };
 
 /* *ret_text: malloc'd JSON with a newline at its end. */

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -74,6 +75,27 @@ static json_t *make_layout(const struct mig_machine *m)
 			 "slots", slots);
 }
 
+void image_disk_name(unsigned int index, char ret_name[IMAGE_DISK_NAME_CHARS])
+{
+	snprintf(ret_name, IMAGE_DISK_NAME_CHARS, "disk%u.raw", index);
+}
+
+static json_t *make_disks(const struct image_manifest *f)
+{
+	json_t *disks = json_array();
+	char name[IMAGE_DISK_NAME_CHARS];
+
+	for (size_t i = 0; i < f->nr_disks; i++) {
+		image_disk_name(f->disks[i].index, name);
+		json_array_append_new(disks,
+				      json_pack("{s:i, s:s, s:I}", "disk",
+						(int)f->disks[i].index, "file",
+						name, "bytes",
+						(json_int_t)f->disks[i].bytes));
+	}
+	return disks;
+}
+
 int image_manifest_write(const struct image_manifest *f,
 			 const struct mig_machine *m, char **ret_text)
 {
@@ -83,12 +105,13 @@ int image_manifest_write(const struct image_manifest *f,
 
 	now_text(taken, sizeof(taken));
 	root = json_pack(
-		"{s:i, s:s, s:s, s:n, s:o, s:{s:I, s:s}, s:{s:I}, s:{s:s}}",
+		"{s:i, s:s, s:s, s:n, s:o, s:{s:I, s:s}, s:{s:I}, s:{s:s}, "
+		"s:o}",
 		"format", MIG_IMAGE_FORMAT, "vmmd", VMMD_VERSION, "taken",
 		taken, "parent", "layout", make_layout(m), IMAGE_STATE, "bytes",
 		(json_int_t)f->state_bytes, "xxh3_128", f->state_hash,
 		IMAGE_MEMORY, "data_pages", (json_int_t)f->data_pages,
-		IMAGE_SUMS, "xxh3_128", f->sums_hash);
+		IMAGE_SUMS, "xxh3_128", f->sums_hash, "disks", make_disks(f));
 	if (root && add_check(root) == 0)
 		text = json_dumps(root, JSON_INDENT(2));
 	json_decref(root);

@@ -306,6 +306,25 @@ void mig_image_free(struct mig_image *img)
 	free(img);
 }
 
+bool mig_image_has_disk(const char *dir, int fd)
+{
+	int dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	char name[IMAGE_DISK_NAME_CHARS];
+	struct stat file, copy;
+	bool has = false;
+
+	if (dir_fd < 0)
+		return false;
+	for (unsigned int i = 0; i < MIG_DISKS_MAX && !has; i++) {
+		image_disk_name(i, name);
+		has = fstatat(dir_fd, name, &copy, 0) == 0 &&
+		      fstat(fd, &file) == 0 && file.st_dev == copy.st_dev &&
+		      file.st_ino == copy.st_ino;
+	}
+	close(dir_fd);
+	return has;
+}
+
 static bool has_sum(const struct mig_image *img, uint64_t page)
 {
 	return img->block_used[page / IMAGE_BLOCK_SUMS] && img->sums[page] != 0;

@@ -28,7 +28,11 @@ struct mig_image_writer {
 	uint8_t *block_used; /* owned: by block of sums, any is not 0 */
 	uint64_t nr_blocks;
 	uint64_t data_pages; /* counted by write_sums() */
-	uint64_t bytes;      /* of all files but memory */
+	uint64_t bytes;      /* of all files but memory and disks */
+	/* Copies of disks; their files are open until they are synced. */
+	struct image_disk disks[MIG_DISKS_MAX];
+	int disk_fds[MIG_DISKS_MAX];
+	size_t nr_disks;
 };
 
 static const char *const file_names[] = { IMAGE_MANIFEST, IMAGE_STATE,
@@ -87,8 +91,14 @@ static int refuse_existing(struct mig_image_writer *w, char **err)
 
 static void remove_tmp(struct mig_image_writer *w, const char *name, int tmp_fd)
 {
+	char disk[IMAGE_DISK_NAME_CHARS];
+
 	for (size_t i = 0; i < sizeof(file_names) / sizeof(*file_names); i++)
 		unlinkat(tmp_fd, file_names[i], 0);
+	for (unsigned int i = 0; i < MIG_DISKS_MAX; i++) {
+		image_disk_name(i, disk);
+		unlinkat(tmp_fd, disk, 0);
+	}
 	unlinkat(w->parent_fd, name, AT_REMOVEDIR);
 }
 
@@ -237,6 +247,26 @@ void mig_image_set_sum(struct mig_image_writer *w, uint64_t page, uint64_t sum)
 				 __ATOMIC_RELAXED);
 }
 
+int mig_image_create_disk(struct mig_image_writer *w, unsigned int index,
+			  uint64_t bytes, int *ret_fd, char **err)
+{
+	char name[IMAGE_DISK_NAME_CHARS];
+	int fd;
+
+	if (w->nr_disks == MIG_DISKS_MAX)
+		return -ENOSPC;
+	image_disk_name(index, name);
+	fd = create_file(w, name, err);
+	if (fd < 0)
+		return fd;
+	w->disks[w->nr_disks] = (struct image_disk){ index, bytes };
+	w->disk_fds[w->nr_disks++] = fd;
+	if (ftruncate(fd, (off_t)bytes) < 0)
+		return say_errno(err, w->dir, name);
+	*ret_fd = fd;
+	return 0;
+}
+
 static int write_all(int fd, const void *data, size_t bytes, off_t offset)
 {
 	const uint8_t *p = data;
@@ -329,6 +359,21 @@ static int write_manifest(struct mig_image_writer *w,
 	return ret;
 }
 
+static int sync_disks(struct mig_image_writer *w, struct image_manifest *f,
+		      char **err)
+{
+	char name[IMAGE_DISK_NAME_CHARS];
+
+	for (size_t i = 0; i < w->nr_disks; i++) {
+		image_disk_name(w->disks[i].index, name);
+		if (fsync(w->disk_fds[i]) < 0)
+			return say_errno(err, w->dir, name);
+		f->disks[i] = w->disks[i];
+	}
+	f->nr_disks = w->nr_disks;
+	return 0;
+}
+
 static int write_files(struct mig_image_writer *w, const struct mig_machine *m,
 		       const uint8_t *state, size_t state_bytes, char **err)
 {
@@ -339,6 +384,9 @@ static int write_files(struct mig_image_writer *w, const struct mig_machine *m,
 
 	if (fsync(w->memory_fd) < 0)
 		return say_errno(err, w->dir, IMAGE_MEMORY);
+	ret = sync_disks(w, &f, err);
+	if (ret < 0)
+		return ret;
 	ret = mig_saved_pack(m, state, state_bytes, &buf, &bytes);
 	if (ret < 0)
 		return ret;
@@ -404,6 +452,8 @@ void mig_image_writer_free(struct mig_image_writer *w)
 		return;
 	if (w->memory_fd >= 0)
 		close(w->memory_fd);
+	while (w->nr_disks > 0)
+		close(w->disk_fds[--w->nr_disks]);
 	if (w->tmp_fd >= 0) {
 		remove_tmp(w, w->tmp_name, w->tmp_fd);
 		close(w->tmp_fd);

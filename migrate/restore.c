@@ -1,9 +1,11 @@
 #include "migrate/restore.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "migrate/clock.h"
 #include "migrate/cpu_check.h"
@@ -65,7 +67,7 @@ static int refuse_hugetlb(struct mig_restore *r, char **err)
 }
 
 struct lines {
-	char text[768];
+	char text[3072];
 	size_t used;
 };
 
@@ -90,9 +92,62 @@ static int check_cpu(struct mig_restore *r, char **err)
 	return mig_say(err, -EOPNOTSUPP, "this host cannot run it: %s", l.text);
 }
 
+static int say_lines(const struct lines *l, char **err)
+{
+	return l->used == 0 ? 0 : mig_say(err, -EINVAL, "%s", l->text);
+}
+
+/* The snapshot stays what it is: a guest gets a copy of its copy to write to. */
+static int refuse_own_disks(struct mig_restore *r, const struct vm_config *cfg,
+			    char **err)
+{
+	size_t i;
+
+	for (i = 0; i < cfg->nr_disks; i++) {
+		const char *path = cfg->disks[i].path;
+		int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+		bool own = fd >= 0 && mig_image_has_disk(r->dir, fd);
+
+		if (fd >= 0)
+			close(fd);
+		if (own && !cfg->disks[i].read_only)
+			return mig_say(err, -EINVAL,
+				       "disk %zu: %s is part of the snapshot: "
+				       "copy it, so that it stays as it is",
+				       i, path);
+	}
+	return 0;
+}
+
+/* Its disks are locked from here on: waiting for memory would be in vain. */
+static int make_vm(struct mig_restore *r, const struct vm_config *cfg,
+		   struct vm **ret_vm, char **err)
+{
+	struct lines l = { .used = 0 };
+	const struct mig_objector o = { add_line, &l };
+	struct vm *vm;
+	int ret;
+
+	ret = vm_new(cfg, r->cfg.vm_ops, r->cfg.vm_ctx, &vm, err);
+	if (ret < 0)
+		return ret;
+	mig_hardware_compare(&r->image->machine.hardware, vm, &o);
+	ret = say_lines(&l, err);
+	if (ret == 0)
+		ret = vm_disks_lock(vm, err);
+	if (ret < 0)
+		vm_free(vm);
+	else
+		*ret_vm = vm;
+	return ret;
+}
+
 static int build_vm(struct mig_restore *r, struct vm **ret_vm, char **err)
 {
 	const struct mig_machine *m = &r->image->machine;
+	struct lines l = { .used = 0 };
+	const struct mig_objector o = { add_line, &l };
+	struct mig_plan plan;
 	struct vm_config cfg = {
 		.ram_bytes = m->ram_bytes,
 		.nr_cpus = m->nr_cpus,
@@ -103,7 +158,14 @@ static int build_vm(struct mig_restore *r, struct vm **ret_vm, char **err)
 		.tsc_khz = m->tsc_khz,
 	};
 
-	return vm_new(&cfg, r->cfg.vm_ops, r->cfg.vm_ctx, ret_vm, err);
+	int ret;
+
+	mig_hardware_plan(&m->hardware, &r->cfg.host, &plan, &cfg, &o);
+	mig_hardware_probe(&m->hardware, &cfg, &o);
+	ret = say_lines(&l, err);
+	if (ret == 0)
+		ret = refuse_own_disks(r, &cfg, err);
+	return ret < 0 ? ret : make_vm(r, &cfg, ret_vm, err);
 }
 
 static int make_guest(struct mig_restore *r, char **err)
@@ -217,7 +279,7 @@ static int start_guest(struct mig_restore *r, char **err)
 
 	ret = vm_start(vm);
 	if (ret == 0)
-		ret = vm_resume(vm);
+		ret = mig_guest_resume(r->guest, err);
 	if (ret < 0 && ret != -ECANCELED)
 		return mig_say(err, ret, "the guest cannot start: %s",
 			       strerror(-ret));

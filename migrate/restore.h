@@ -11,12 +11,14 @@
 #define MIGRATE_RESTORE_H
 
 #include "migrate/guest.h"
+#include "migrate/hardware.h"
 #include "migrate/stats.h"
 
 struct mig_restore_config {
 	const char *dir; /* copied */
 	bool lazy;
 	uint32_t dirty_ring_entries;
+	struct mig_host_side host; /* what it points to: until free */
 	const struct vm_ops
 		*vm_ops; /* for vm_new(), which runs on our thread */
 	void *vm_ctx;

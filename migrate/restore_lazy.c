@@ -25,6 +25,7 @@ struct restore_lazy {
 	unsigned int nr_wanting; /* faults being served now */
 	bool drained;
 	bool loaded; /* the state is: from here on the guest may run */
+	bool needed; /* to load it: bad_page was */
 	int err;     /* a page cannot be had */
 	uint64_t bad_page;
 };
@@ -102,9 +103,15 @@ static void release_loader(struct restore_lazy *l, uint64_t page)
 	bool loading;
 
 	pthread_mutex_lock(&l->lock);
-	loading = l->err < 0 && !l->loaded;
+	loading = l->err < 0 && !l->loaded &&
+		  mig_fill_is_pending(l->fill, page);
+	if (loading && !l->needed) {
+		/* Others of its cluster may be bad as well: this one matters. */
+		l->bad_page = page;
+		l->needed = true;
+	}
 	pthread_mutex_unlock(&l->lock);
-	if (loading && mig_fill_is_pending(l->fill, page))
+	if (loading)
 		mig_fill_place(l->fill, page, 1, NULL);
 }
 

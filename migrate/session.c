@@ -138,7 +138,9 @@ int mig_session_error(struct mig_session *s, char *ret_why, size_t bytes)
 void mig_session_say_cancel(struct mig_session *s, const char *reason)
 {
 	Vmmd__Cancel cancel = VMMD__CANCEL__INIT;
+	char text[1024]; /* what fits into a CANCEL */
 
-	cancel.reason = (char *)reason;
+	snprintf(text, sizeof(text), "%s", reason);
+	cancel.reason = text;
 	mig_link_send(s->link, PROTO_CANCEL, &cancel.base);
 }

@@ -9,6 +9,7 @@
 #include "migrate/clock.h"
 #include "migrate/image.h"
 #include "migrate/say.h"
+#include "migrate/snapshot_disks.h"
 #include "migrate/snapshot_sweep.h"
 
 struct mig_snapshot {
@@ -16,6 +17,7 @@ struct mig_snapshot {
 	struct mig_guest *guest; /* borrowed */
 	char *dir;               /* owned */
 	bool stop;
+	bool disks;
 	const struct mig_snapshot_ops *ops;
 	void *ctx;
 	pthread_t thread;
@@ -23,7 +25,8 @@ struct mig_snapshot {
 	atomic_bool cancel;
 	/* The snapshot's thread. */
 	struct mig_image_writer *image;
-	bool hold; /* we have stopped the guest and must let it run again */
+	bool hold;     /* we have stopped the guest and must let it run again */
+	bool mem_held; /* pages that are still to be saved stay where they are */
 	uint64_t paused_us;
 	uint8_t *state; /* owned: packed */
 	size_t state_bytes;
@@ -103,7 +106,28 @@ static int hold_guest(struct mig_snapshot *s, char **err)
 	if (ret < 0)
 		return mig_say(err, ret, "the guest cannot be stopped: %s",
 			       strerror(-ret));
+	vm_mem_hold(vm_mem(s->guest->vm));
+	s->mem_held = true;
 	return 0;
+}
+
+static int save_disks(struct mig_snapshot *s, char **err)
+{
+	struct snap_disks_stats stats = { 0 };
+	uint64_t begin_us = mig_now_us();
+	int ret;
+
+	if (!s->disks)
+		return 0;
+	ret = snap_disks_copy(s->guest->vm, s->image, keep_going, s, &stats,
+			      err);
+	pthread_mutex_lock(&s->lock);
+	s->stats.disks = stats.disks;
+	s->stats.disks_cloned = stats.cloned;
+	s->stats.disk_bytes = stats.bytes;
+	s->stats.disks_us = mig_now_us() - begin_us;
+	pthread_mutex_unlock(&s->lock);
+	return ret;
 }
 
 /*
@@ -120,7 +144,9 @@ static int freeze(struct mig_snapshot *s, struct snap_sweep *sweep,
 	ret = vm_state_save(s->guest->vm, ret_state, err);
 	if (ret < 0)
 		return mig_say(err, ret, "state: %s", strerror(-ret));
-	ret = snap_sweep_plan(sweep, err);
+	ret = save_disks(s, err);
+	if (ret == 0)
+		ret = snap_sweep_plan(sweep, err);
 	if (ret == 0 && !s->stop)
 		ret = let_go(s, err);
 	if (ret < 0)
@@ -162,6 +188,8 @@ static int save(struct mig_snapshot *s, char **err)
 	set_sweep(s, NULL);
 	/* Unprotected first, so that it does not run into what nobody serves. */
 	snap_sweep_free(sweep);
+	if (s->mem_held)
+		vm_mem_release(vm_mem(s->guest->vm));
 	if (let_go(s, &stuck) < 0 && ret == 0) {
 		*err = stuck;
 		return -EIO;
@@ -247,6 +275,7 @@ int mig_snapshot_start(struct mig_guest *g,
 	pthread_mutex_init(&s->lock, NULL);
 	s->guest = g;
 	s->stop = cfg->stop;
+	s->disks = cfg->disks;
 	s->ops = ops;
 	s->ctx = ctx;
 	s->started_us = mig_now_us();

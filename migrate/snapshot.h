@@ -1,6 +1,10 @@
 /*
  * migrate/snapshot.h: a running guest into a directory (image.h has the format).
  *
+ * What it promises: memory, vCPUs and devices of one instant, at which no disk
+ * request is under way. With cfg.disks also the writable disks of that instant;
+ * without, nothing about disks: they go on changing.
+ *
  * Phases used: MIG_SETUP, MIG_SWITCHOVER (guest stopped), MIG_PRECOPY (pages
  * are being written; the guest runs unless cfg.stop), then an end. Whatever
  * fails, the guest goes on and nothing is left of the directory.
@@ -17,6 +21,7 @@
 struct mig_snapshot_config {
 	const char *dir; /* must not exist; copied */
 	bool stop;       /* keep the guest stopped while pages are written */
+	bool disks; /* copies of writable disks, made while it is stopped */
 };
 
 struct mig_snapshot_ops {

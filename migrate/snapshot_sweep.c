@@ -448,10 +448,21 @@ static int sweep(struct snap_sweep *s)
 	return ret;
 }
 
+/* The sweep ended early since pages of the guest itself cannot be had. */
+static int say_missing(struct snap_sweep *s, char **err)
+{
+	return mig_say(err, -EIO,
+		       "memory: %llu pages of the guest have not arrived and "
+		       "at least one of them cannot be had",
+		       (unsigned long long)mig_fill_pending(s->fill));
+}
+
 int snap_sweep_run(struct snap_sweep *s, char **err)
 {
 	int ret = sweep(s), end;
 
+	if (ret == -EIO && s->fill && mig_fill_has_failed(s->fill))
+		say_missing(s, err);
 	stop_wp(s);
 	end = write_queued(s); /* the last faults' copies */
 	if (ret == 0)

@@ -1,6 +1,7 @@
 #include "migrate/source_internal.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,19 @@ void mig_source_say(struct mig_source *s, const char *why)
 	pthread_mutex_lock(&s->lock);
 	if (s->error[0] == '\0')
 		snprintf(s->error, sizeof(s->error), "%s", why);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void mig_source_add(struct mig_source *s, const char *fmt, ...)
+{
+	size_t used;
+	va_list ap;
+
+	pthread_mutex_lock(&s->lock);
+	used = strlen(s->error);
+	va_start(ap, fmt);
+	vsnprintf(s->error + used, sizeof(s->error) - used, fmt, ap);
+	va_end(ap);
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -156,24 +170,12 @@ static void quiet_session(struct mig_source *s, int ret)
 	mig_source_stop_responder(s);
 }
 
-/*
- * Before the token: the guest goes on as if nothing had happened. The peer is
- * told over the link and, since it may wait for a token that cannot come any
- * more, over a connection of its own when the link is gone.
- */
+/* Before the token. */
 static void give_up(struct mig_source *s)
 {
-	bool stopped = mig_phase(&s->phases) == MIG_SWITCHOVER;
 	bool cancelled;
 
-	/* The guest first: telling the peer may take as long as the peer likes. */
-	if (s->was_running)
-		vm_resume(s->vm);
-	mig_tracker_stop(s->tracker);
-	if (s->session)
-		mig_session_say_cancel(s->session, s->error);
-	if (s->session && stopped)
-		mig_source_abort_peer(s);
+	mig_source_take_back(s, mig_phase(&s->phases) == MIG_SWITCHOVER);
 	pthread_mutex_lock(&s->lock);
 	cancelled = s->cancelled;
 	pthread_mutex_unlock(&s->lock);
@@ -246,8 +248,7 @@ static void *rejoin_main(void *arg)
 				  "given it up: it goes on here");
 		quiet_session(s, -ESHUTDOWN);
 		mig_tracker_stop(s->tracker);
-		if (s->was_running)
-			vm_resume(s->vm);
+		mig_source_run_again(s);
 		mig_source_step(s, ON_NEVER_RAN);
 		return NULL;
 	}

@@ -5,6 +5,7 @@
  * source_setup.c	connections, the SETUP conversation, rejoining
  * source_precopy.c	rounds over the dirty set, until it is time to switch
  * source_switch.c	the pause: last pages, state, the run token
+ * source_back.c	the guest that was to leave goes on here
  * source_send.c	pages onto the wire: rounds, barriers
  * source_postcopy.c	pages that stayed behind: pushed and on demand
  */
@@ -71,7 +72,8 @@ struct mig_source {
 	uint64_t *scratch;     /* populated scan */
 	uint64_t *sent;        /* ever sent: those need no populated check */
 	uint64_t barrier;
-	uint8_t *state; /* packed, of the instant saved_ns */
+	bool gave_disks; /* their locks: the receiver may have them */
+	uint8_t *state;  /* packed, of the instant saved_ns */
 	size_t state_bytes;
 	uint64_t saved_ns;
 	uint64_t stopped_us; /* when the vCPUs were told to stop */
@@ -102,6 +104,9 @@ struct mig_source {
 /* source.c. step: source thread; tells the owner. */
 int mig_source_step(struct mig_source *s, enum mig_event ev);
 void mig_source_say(struct mig_source *s, const char *why);
+/* One more sentence behind the first reason. */
+void mig_source_add(struct mig_source *s, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
 bool mig_source_may_go_on(
 	void *s); /* not cancelled, session whole; any thread */
 
@@ -128,6 +133,15 @@ int mig_source_switchover(struct mig_source *s, bool postcopy, bool *ret_done);
 /* The receiver runs the guest: the downtime is over, if it was not before. */
 void mig_source_note_running(struct mig_source *s);
 bool mig_source_was_told_running(struct mig_source *s);
+
+/*
+ * source_back.c: before the token, or when the receiver has proved that it never
+ * ran the guest: it goes on here as if nothing had happened. stopped: the
+ * receiver may wait for a token that cannot come any more. What keeps the guest
+ * from going on is said.
+ */
+void mig_source_take_back(struct mig_source *s, bool stopped);
+void mig_source_run_again(struct mig_source *s);
 
 /*
  * source_send.c: one channel's outgoing batch. Runs and pages are collected and

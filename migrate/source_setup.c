@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "migrate/faultpoint.h"
+#include "migrate/hardware_codec.h"
 #include "migrate/pending.h"
 #include "migrate/say.h"
 #include "proto/control.pb-c.h"
@@ -107,14 +108,34 @@ static void fill_devices(struct mig_source *s, Vmmd__Setup *setup,
 		names[i] = (char *)devices[i]->ops->name;
 }
 
+static void fill_hardware(Vmmd__Setup *setup, const struct mig_hardware *h,
+			  struct mig_hardware_msg *msg)
+{
+	static char feature[] = MIG_FEATURE_HARDWARE;
+	static char *required[] = { feature };
+
+	if (!mig_hardware_is_any(h))
+		return;
+	mig_hardware_fill(h, msg);
+	setup->hardware = &msg->msg;
+	setup->required = required;
+	setup->n_required = 1;
+}
+
 static int send_setup(struct mig_source *s)
 {
 	Vmmd__Setup setup = VMMD__SETUP__INIT;
 	Vmmd__Slot slots[VM_SLOTS_MAX], *slot_ptrs[VM_SLOTS_MAX];
 	const struct kvm_cpuid_entry2 *cpuid;
+	struct mig_hardware_msg hw_msg;
 	char *names[VM_DEVICES_MAX];
+	struct mig_hardware hw;
 	const uint32_t *msrs;
+	int ret;
 
+	ret = mig_hardware_of(s->vm, &hw);
+	if (ret < 0)
+		return ret;
 	setup.vmmd_version = (char *)VMMD_VERSION;
 	setup.ram_bytes = vm_mem_bytes(s->mem);
 	setup.page_bytes = PROTO_PAGE_BYTES;
@@ -130,7 +151,10 @@ static int send_setup(struct mig_source *s)
 	setup.channels = s->cfg.channels;
 	fill_slots(s, &setup, slots, slot_ptrs);
 	fill_devices(s, &setup, names);
-	return mig_link_send(s->session->link, PROTO_SETUP, &setup.base);
+	fill_hardware(&setup, &hw, &hw_msg);
+	ret = mig_link_send(s->session->link, PROTO_SETUP, &setup.base);
+	mig_hardware_fini(&hw);
+	return ret;
 }
 
 /* Every reason at once, one a line. */

@@ -165,11 +165,23 @@ static int last_sync(struct mig_source *s, uint64_t *ret_pages)
 	return 0;
 }
 
+/* Under lock: the guest has stood still since stopped_us. Returns for how long. */
+static uint64_t note_pause(struct mig_source *s)
+{
+	uint64_t us = mig_now_us() - s->stopped_us;
+
+	s->stats.pauses.count++;
+	s->stats.pauses.sum_us += us;
+	if (us > s->stats.pauses.max_us)
+		s->stats.pauses.max_us = us;
+	return us;
+}
+
 void mig_source_note_running(struct mig_source *s)
 {
 	pthread_mutex_lock(&s->lock);
 	if (!s->stats.switched)
-		s->stats.downtime_us = mig_now_us() - s->stopped_us;
+		s->stats.downtime_us = note_pause(s);
 	s->stats.switched = true;
 	pthread_mutex_unlock(&s->lock);
 }
@@ -209,7 +221,24 @@ static int revive(struct mig_source *s, uint64_t pages)
 
 	if (ret == 0 && s->was_running)
 		ret = vm_resume(s->vm);
-	return ret < 0 ? ret : mig_source_round(s, pages);
+	if (ret < 0)
+		return ret;
+	pthread_mutex_lock(&s->lock);
+	note_pause(s);
+	pthread_mutex_unlock(&s->lock);
+	return mig_source_round(s, pages);
+}
+
+/*
+ * The receiver locks the disks before it says READY, so they are given up before
+ * it can: the devices have been at rest since the stop. From here on this side
+ * has to lock them again before it may run (source_back.c).
+ */
+static void give_disks(struct mig_source *s)
+{
+	s->gave_disks = true;
+	vm_disks_unlock(s->vm);
+	mig_fault_point(s->session, "unlocked");
 }
 
 /* Everything that was stopped and synced goes over; then the token. */
@@ -223,6 +252,7 @@ static int hand_over(struct mig_source *s, uint64_t pages, bool postcopy,
 	if (ret < 0)
 		return ret;
 	MIG_SOURCE_STAT(s, downtime.pages_us, lap_us(mark_us));
+	give_disks(s);
 	ret = send_state(s, postcopy ? pages : 0);
 	if (ret < 0)
 		return ret;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "migrate/hardware_codec.h"
 #include "migrate/say.h"
 #include "migrate/state_version.h"
 #include "proto/state.pb-c.h"
@@ -228,16 +229,23 @@ int mig_machine_of(struct vm *vm, struct mig_machine *ret_machine)
 		.nr_cpuid = vm_cpuid(vm, &cpuid),
 	};
 
+	int ret;
+
 	m.cpuid = calloc(m.nr_cpuid ? m.nr_cpuid : 1, sizeof(*m.cpuid));
 	if (!m.cpuid)
 		return -ENOMEM;
 	memcpy(m.cpuid, cpuid, m.nr_cpuid * sizeof(*cpuid));
-	*ret_machine = m;
-	return 0;
+	ret = mig_hardware_of(vm, &m.hardware);
+	if (ret < 0)
+		mig_machine_fini(&m);
+	else
+		*ret_machine = m;
+	return ret;
 }
 
 void mig_machine_fini(struct mig_machine *m)
 {
+	mig_hardware_fini(&m->hardware);
 	free(m->cpuid);
 	m->cpuid = NULL;
 }
@@ -247,6 +255,7 @@ int mig_saved_pack(const struct mig_machine *m, const uint8_t *state,
 {
 	Vmmd__SavedMachine msg = VMMD__SAVED_MACHINE__INIT;
 	Vmmd__Machine machine = VMMD__MACHINE__INIT;
+	struct mig_hardware_msg hw;
 
 	machine.version = STATE_VERSION;
 	machine.ram_bytes = m->ram_bytes;
@@ -255,6 +264,10 @@ int mig_saved_pack(const struct mig_machine *m, const uint8_t *state,
 	machine.tsc_khz = m->tsc_khz;
 	machine.cpuid = blob(m->cpuid, m->nr_cpuid * sizeof(*m->cpuid));
 	machine.nr_cpuid = (uint32_t)m->nr_cpuid;
+	if (mig_hardware_is_any(&m->hardware)) {
+		mig_hardware_fill(&m->hardware, &hw);
+		machine.hardware = &hw.msg;
+	}
 	msg.machine = &machine;
 	msg.state = blob(state, state_bytes);
 	return encode(&msg.base, ret_buf, ret_bytes);

@@ -13,6 +13,7 @@
 #ifndef MIGRATE_STATE_CODEC_H
 #define MIGRATE_STATE_CODEC_H
 
+#include "migrate/hardware.h"
 #include "vmm/device.h"
 #include "vmm/state.h"
 #include "vmm/vm.h"
@@ -42,6 +43,7 @@ struct mig_machine {
 	uint32_t tsc_khz;
 	struct kvm_cpuid_entry2 *cpuid; /* owned */
 	size_t nr_cpuid;
+	struct mig_hardware hardware; /* owned */
 };
 
 /* A copy of vm's. */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "migrate/hardware_codec.h"
 #include "migrate/say.h"
 #include "migrate/state_version.h"
 #include "proto/state.pb-c.h"
@@ -367,7 +368,9 @@ static int take_machine(const Vmmd__Machine *msg, struct mig_machine *m,
 	m->ram_bytes = msg->ram_bytes;
 	m->nr_cpus = msg->nr_cpus;
 	m->tsc_khz = msg->tsc_khz;
-	return take_cpuid(msg, m, err);
+	ret = take_cpuid(msg, m, err);
+	return ret < 0 ? ret
+		       : mig_hardware_take(msg->hardware, &m->hardware, err);
 }
 
 static int take_saved(const Vmmd__SavedMachine *msg, struct mig_machine *m,

@@ -42,6 +42,12 @@ struct mig_stats {
 		uint64_t commit_us; /* token and its answer, less start_us */
 		uint64_t start_us;  /* peer: vCPUs started */
 	} downtime;
+	/* Every stop of the guest, of tries that were given up too. */
+	struct {
+		uint64_t count;
+		uint64_t sum_us;
+		uint64_t max_us;
+	} pauses;
 	uint64_t postcopy_us;
 	uint64_t rounds;
 	uint64_t bytes_sent; /* all channels, headers too */
@@ -63,6 +69,10 @@ struct mig_snapshot_stats {
 	uint64_t bytes_written;
 	uint64_t pages; /* data pages in the image */
 	struct mig_latency wp_faults;
+	unsigned int disks;        /* copied or cloned into it */
+	unsigned int disks_cloned; /* of these: blocks shared, nothing copied */
+	uint64_t disk_bytes;       /* their sizes, holes and all */
+	uint64_t disks_us;         /* part of the pause */
 	uint64_t left_pages;
 	uint64_t total_pages;
 };
@@ -76,7 +86,7 @@ struct mig_restore_stats {
 };
 
 /* Where an operation is, for whoever asks. */
-#define MIG_ERROR_BYTES 1024
+#define MIG_ERROR_BYTES 4096
 struct mig_status {
 	enum mig_phase phase;
 	/* One line (setup refusals: several) for people; "" when all is well. */

@@ -7,9 +7,14 @@ migrate --resume finishes the move. VMMD_FAULT (migrate/faultpoint.h) gives the
 exact moment inside a process; a proxy between the two cuts at exact bytes.
 """
 
+import fcntl
+import os
 import random
 import signal
+import struct
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -23,9 +28,9 @@ STALL_S = 5
 
 # Points of the source and of the destination, before and after the token.
 SOURCE_BEFORE = ("setup", "agreed", "round1", "round2", "stopped",
-                 "state-sent", "ready", "before-token")
+                 "unlocked", "state-sent", "ready", "before-token")
 SOURCE_AFTER = ("after-token", "postcopy")
-DESTINATION_BEFORE = ("setup", "agreed", "stopped")
+DESTINATION_BEFORE = ("setup", "agreed", "stopped", "locked")
 DESTINATION_AFTER = ("before-running", "running", "postcopy", "drained")
 
 BEFORE = ([("source", point) for point in SOURCE_BEFORE] +
@@ -315,3 +320,158 @@ def test_stopped_for_five_seconds(host, who, phase):
         # It would never fit through: enough was seen.
         host.vmmd("cancel", source.name, check=False)
     settle(host, guest, destination, move.wait())
+
+
+# -- disks: who runs the guest has their locks, and nobody else
+
+
+def holds(pid, inode):
+    """Does this process hold a lock on the file?"""
+    for entry in Path(f"/proc/{pid}/fdinfo").glob("*"):
+        try:
+            lines = entry.read_text().splitlines()
+        except OSError:
+            continue
+        if any(line.startswith("lock:") and
+               line.split()[6].endswith(f":{inode}") for line in lines):
+            return True
+    return False
+
+
+class LockWatch:
+    """A third party that looks at the lock of one disk all the time."""
+
+    F_OFD_GETLK = 36
+
+    def __init__(self, path, *vmms):
+        self.path, self.vmms = path, vmms
+        self.inode = os.stat(path).st_ino
+        self.problems, self.looks = [], 0
+        self.ending = threading.Event()
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+
+    def locked(self):
+        """As fcntl tells anybody who has the file open."""
+        with open(self.path, "rb") as file:
+            lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            lock = fcntl.fcntl(file, self.F_OFD_GETLK, lock)
+        return struct.unpack("hhqqi4x", lock)[0] != fcntl.F_UNLCK
+
+    def holders(self):
+        return [vmm for vmm in self.vmms
+                if vmm.alive() and holds(vmm.pid, self.inode)]
+
+    def _watch(self):
+        while not self.ending.wait(0.002):
+            # Not at one instant: who has it before and after had it between.
+            before, after = self.holders(), self.holders()
+            both = [vmm.name for vmm in before if vmm in after]
+            if len(both) > 1:
+                self.problems.append(f"locked by {both}")
+            self.looks += 1
+
+    def stop(self):
+        self.ending.set()
+        self.thread.join()
+        assert self.looks > 0 and not self.problems, self.problems
+
+
+def disk_guest(host, env=None):
+    image = host.directory / "image"
+    with open(image, "wb") as file:
+        file.truncate(MIB)
+    guest = host.run(BUSY, env=env, options=("--disk", f"path={image}"))
+    return guest.wait_ready(), image
+
+
+def runs_with_its_disk(host, guest, watch):
+    """It lives, and its process has the lock."""
+    guest.wait_beats(2)
+    assert host.owners_running() == [guest.vmm.name]
+    assert [vmm.name for vmm in watch.holders()] == [guest.vmm.name]
+    assert watch.locked()
+
+
+@pytest.mark.parametrize("action", ["kill", "cut"])
+@pytest.mark.parametrize("side, point", [
+    ("source", "unlocked"), ("source", "state-sent"), ("source", "ready"),
+    ("source", "before-token"), ("destination", "stopped"),
+    ("destination", "locked")])
+def test_disk_lock_when_the_switch_fails(host, side, point, action):
+    """The guest has its disk again, or it died and nobody has."""
+    env = fault(point, action)
+    guest, image = disk_guest(host, env if side == "source" else None)
+    destination = host.receive(env=env if side == "destination" else None)
+    watch = LockWatch(image, guest.vmm, destination)
+    try:
+        result = host.start_migrate(guest, destination.uri, *FIT).wait()
+        assert result.status == FAILED, result
+        if (side, action) != ("source", "kill"):
+            runs_with_its_disk(host, guest, watch)
+            guest.verify()
+            return
+        assert guest.vmm.wait_exit() == -signal.SIGKILL
+        assert destination.serial.read_bytes() == b""
+        # One that had said READY keeps it, for it waits for the token.
+        if destination.alive() and destination.state() == "paused-migration":
+            host.vmmd("stop", destination.name, "--force")
+        destination.wait_exit()
+        wait_until(lambda: not watch.locked(), "nobody's disk")
+    finally:
+        watch.stop()
+
+
+@pytest.mark.parametrize("mode", ["precopy", "postcopy"])
+def test_disk_lock_moves_with_the_guest(host, mode):
+    guest, image = disk_guest(host)
+    destination = host.receive()
+    watch = LockWatch(image, guest.vmm, destination)
+    try:
+        host.migrate(guest, destination, "--mode", mode, *FIT)
+        runs_with_its_disk(host, guest, watch)
+    finally:
+        watch.stop()
+    guest.verify()
+
+
+def test_disk_lock_of_a_migration_that_is_paused(host):
+    """The token was lost: the receiver has the disk until it gives it back."""
+    guest, image = disk_guest(host, fault("after-token", "cut"))
+    destination = host.receive()
+    watch = LockWatch(image, guest.vmm, destination)
+    try:
+        result = host.start_migrate(guest, destination.uri, *FIT).wait()
+        if result.status == ATTENTION:
+            assert watch.holders() == [destination]
+            is_refused(host, guest)
+            result = resume(host, guest, destination.uri)
+        if result.status == DONE:
+            guest.moved_to(destination)
+        runs_with_its_disk(host, guest, watch)
+    finally:
+        watch.stop()
+
+
+def test_a_disk_that_somebody_else_took_meanwhile(host):
+    """The guest stays paused, says why, and can be resumed when it is free."""
+    guest, image = disk_guest(host, fault("unlocked", "stall"))
+    destination = host.receive()
+    move = host.start_migrate(guest, destination.uri, *FIT)
+    watch = LockWatch(image, guest.vmm, destination)
+    try:
+        wait_until(lambda: not watch.locked(), "the lock to be free")
+        with open(image, "r+b") as thief:
+            lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            fcntl.fcntl(thief, 37, lock)  # F_OFD_SETLK
+            result = move.wait()
+            assert result.status == ATTENTION, result
+            assert "in use" in result.stderr and "resume" in result.stderr
+            assert guest.vmm.state() == "paused"
+            refused = host.vmmd("resume", guest.vmm.name, check=False)
+            assert refused.status == FAILED and "in use" in refused.stderr
+        host.vmmd("resume", guest.vmm.name)
+        runs_with_its_disk(host, guest, watch)
+        guest.verify()
+    finally:
+        watch.stop()

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from vmmd import DONE, FAILED, GUEST_ELF, MIB, VMMD, Command, wait_until
+from vmmd import (DONE, FAILED, GUEST_ELF, MIB, USAGE, VMMD, Command,
+                  wait_until)
 
 BUSY = "mem=8M work=dirty hb=50"
 COMMANDS = ("run", "receive", "restore", "migrate", "snapshot", "list",
             "status", "pause", "resume", "stop", "wait", "cancel", "send",
-            "doctor")
+            "balloon", "doctor")
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_migrate_reports_all_that_it_promises(host):
         "result", "mode", "switchover", "total_ms", "setup_ms", "precopy_ms",
         "downtime_ms", "downtime", "postcopy_ms", "rounds", "bytes_sent",
         "pages_sent", "pages_zero", "pages_skipped", "channels", "tracker",
-        "throughput_bytes_per_s", "faults"}
+        "throughput_bytes_per_s", "faults", "pauses"}
     assert set(stats["downtime"]) == {"stop_ms", "sync_ms", "pages_ms",
                                       "state_ms", "commit_ms", "start_ms"}
     assert set(stats["faults"]) == {"count", "p50_us", "p99_us", "max_us"}
@@ -88,6 +89,7 @@ def test_snapshot_and_restore_report_all_that_they_promise(host):
     assert set(stats) >= {"result", "pause_ms", "total_ms", "bytes_written",
                           "pages", "wp_faults"}
     assert set(stats["wp_faults"]) == {"count", "p50_us", "p99_us", "max_us"}
+    assert stats["disks"]["count"] == 0
     restored = host.vmmd("restore", directory, "--name", "c", "--detach",
                          "--json").json
     assert set(restored) >= {"result", "start_ms", "faults"}
@@ -182,6 +184,151 @@ def test_config_file_and_command_line(host):
     status = host.vmmd("status", "x", "--json").json
     host.vmmd("stop", "x")
     assert (status["memory_bytes"], status["vcpus"]) == (48 * MIB, 2)
+
+
+def disk(host, name, size=MIB, content=b""):
+    path = host.directory / name
+    path.write_bytes(content)
+    os.truncate(path, size)
+    return path
+
+
+def devices(vmm):
+    return [{key: value for key, value in device.items()
+             if key in ("type", "path", "read_only", "direct", "cid")}
+            for device in vmm.status()["devices"]]
+
+
+def test_devices_from_options_and_from_a_config_file(host):
+    """Lists in the file for what may be repeated; the command line wins."""
+    first, second = disk(host, "a,b"), disk(host, "second")
+    config = host.directory / "config.json"
+    config.write_text(json.dumps({
+        "kernel": GUEST_ELF, "mem": "64M", "cmdline": BUSY, "rng": True,
+        "balloon": False, "console": f"file:{host.directory / 'console'}",
+        "disk": ["path=/overruled", "path=/as-well,ro"]}))
+    guest = host.run(BUSY, options=(
+        "--config", config, "--disk", f"path={str(first).replace(',', ',,')}",
+        "--disk", f"path={second},ro"))
+    assert devices(guest.vmm) == [
+        {"type": "disk", "path": str(first), "read_only": False,
+         "direct": False},
+        {"type": "disk", "path": str(second), "read_only": True,
+         "direct": False},
+        {"type": "console"}, {"type": "rng"}]
+
+
+def test_a_disk_has_one_owner(host):
+    image = disk(host, "image")
+    first = host.run(BUSY, options=("--disk", f"path={image}"))
+    second = host.vmmd("run", "--name", "x", "--kernel", GUEST_ELF, "--serial",
+                       "null", "--disk", f"path={image}", check=False)
+    assert second.status == FAILED
+    assert f"disk {image} is in use" in second.stderr
+    first.vmm.stop()
+    host.run(BUSY, options=("--disk", f"path={image}"))
+
+
+def test_readers_share_a_disk(host):
+    image = disk(host, "image")
+    for _ in range(2):
+        host.run(BUSY, options=("--disk", f"path={image},ro"))
+
+
+def test_devices_come_along(host):
+    """A migration and a snapshot rebuild the guest's devices by themselves."""
+    image = disk(host, "image")
+    guest = host.run(BUSY, options=("--disk", f"path={image}", "--rng",
+                                    "--console", "null", "--balloon"))
+    had = devices(guest.vmm)
+    guest.wait_ready()
+    host.move(guest)
+    assert devices(guest.vmm) == had
+    directory, _ = host.snapshot(guest)
+    guest.vmm.stop()
+    assert devices(host.restore(directory).vmm) == had
+
+
+def test_the_receiver_says_where_a_disk_is(host):
+    image, there = disk(host, "image"), disk(host, "there")
+    guest = host.run(BUSY, options=("--disk", f"path={image}")).wait_ready()
+    host.move(guest, receive_options=("--disk", f"path={there}"))
+    assert devices(guest.vmm)[0]["path"] == str(there)
+    guest.verify()
+
+
+def test_refused_with_every_reason(host):
+    small = disk(host, "small", 4096)
+    options = [option for name in ("a", "b", "c")
+               for option in ("--disk", f"path={disk(host, name)}")]
+    guest = host.run(BUSY, options=options).wait_ready()
+    for given, *reasons in (
+            (["path=/nonexistent", f"path={small}",
+              f"path={host.directory / 'c'},ro"],
+             "/nonexistent", "4096", "read-only"),
+            ([f"path={small}"], "1 --disk given here, but the guest has 3")):
+        destination = host.receive([option for path in given
+                                    for option in ("--disk", path)])
+        result = host.vmmd("migrate", guest.vmm.name, destination.uri,
+                           check=False)
+        assert result.status == FAILED
+        for reason in reasons:
+            assert reason in result.stderr, result
+    guest.verify()
+
+
+def test_snapshot_with_disks(host):
+    """A copy of the instant; the snapshot is never written to."""
+    image = disk(host, "image", content=b"as it was")
+    guest = host.run(BUSY, options=("--disk", f"path={image}")).wait_ready()
+    directory, stats = host.snapshot(guest, None, "--disks")
+    guest.vmm.stop()
+    assert stats["disks"]["count"] == 1
+    copy = directory / "disk0.raw"
+    assert copy.read_bytes() == image.read_bytes()
+    manifest = json.loads((directory / "manifest.json").read_text())
+    assert manifest["disks"] == [{"disk": 0, "file": "disk0.raw",
+                                  "bytes": MIB}]
+    refused = host.vmmd("restore", directory, "--name", "x", "--serial",
+                        "null", "--disk", f"path={copy}", check=False)
+    assert refused.status == FAILED and "part of the snapshot" in refused.stderr
+    mine = disk(host, "mine", content=copy.read_bytes())
+    restored = host.restore(directory, options=("--disk", f"path={mine}"))
+    restored.verify()
+
+
+def test_balloon(host):
+    guest = host.run(BUSY)
+    result = host.vmmd("balloon", guest.vmm.name, "8M", check=False)
+    assert result.status == FAILED and "no balloon" in result.stderr
+    other = host.run(BUSY, options=("--balloon",))
+    host.vmmd("balloon", other.vmm.name, "8M")
+    result = host.vmmd("balloon", other.vmm.name, "1G", check=False)
+    assert result.status == FAILED
+
+
+def test_power_button_of_a_guest_that_does_not_listen(host):
+    guest = host.run(BUSY)
+    result = host.vmmd("stop", guest.vmm.name, "--powerdown", check=False)
+    assert result.status == FAILED and "does not listen" in result.stderr
+    guest.wait_beats(2)
+
+
+def test_complaints_are_json_for_who_asked_for_it(host):
+    config = host.directory / "config.json"
+    config.write_text('{"mem": []}')
+    for args, status, result in (
+            (("run", "--json"), USAGE, "usage"),
+            (("status", "--json", "a", "b"), USAGE, "usage"),
+            (("run", "--frobnicate", "--json"), USAGE, "usage"),
+            (("run", "--json", "--config", config), FAILED, "failed"),
+            (("fly", "--json"), USAGE, "usage")):
+        answer = host.vmmd(*args, check=False)
+        assert answer.status == status
+        assert answer.json["result"] == result and answer.json["error"]
+    value = host.vmmd("list", "--json=1", check=False)
+    assert value.status == USAGE and "takes no value" in value.stderr
+    assert value.json["result"] == "usage"
 
 
 def test_serial_on_a_pty(host):
