@@ -223,8 +223,8 @@ bool blk_init(uint32_t queues_wanted, const char **ret_why)
 	if (blk.nr_queues > BLK_QUEUES_MAX)
 		blk.nr_queues = BLK_QUEUES_MAX;
 	*ret_why = "queue-too-short";
-	for (uint16_t i = 0; i < blk.nr_queues; i++)
-		if (!queue_init(i))
+	for (uint32_t i = 0; i < blk.nr_queues; i++)
+		if (!queue_init((uint16_t)i))
 			return false;
 	set_status(STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK |
 		   STATUS_DRIVER_OK);

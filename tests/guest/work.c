@@ -100,6 +100,8 @@ static uint64_t share(uint64_t pages, uint32_t id)
 {
 	uint32_t nr = disk_blocks() ? disk_nr_cpus() : nr_cpus;
 
+	if (!nr)
+		return 0;
 	if (id > nr)
 		id = nr;
 	return pages / nr * id + (id < pages % nr ? id : pages % nr);

@@ -21,6 +21,7 @@ from guestlog import Stream
 
 VMMD = os.environ.get("VMMD", "build/release/cli/vmmd")
 GUEST_ELF = os.environ.get("GUEST_ELF", "build/release/tests/guest/guest.elf")
+TSAN_SUPPRESSIONS = Path(__file__).resolve().parent.parent / "tsan.supp"
 SANITIZER = os.environ.get("VMMD_SANITIZER", "")
 PAGE_BYTES = 4096
 MIB = 1 << 20
@@ -288,7 +289,8 @@ class Host:
         env["ASAN_OPTIONS"] = f"exitcode=99:detect_leaks=1:{reports}"
         env["UBSAN_OPTIONS"] = f"print_stacktrace=1:{reports}"
         env["TSAN_OPTIONS"] = (f"exitcode=99:halt_on_error=1:"
-                               f"second_deadlock_stack=1:{reports}")
+                               f"second_deadlock_stack=1:"
+                               f"suppressions={TSAN_SUPPRESSIONS}:{reports}")
         return env
 
     def popen(self, args, env=None, **options):

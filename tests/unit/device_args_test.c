@@ -174,8 +174,8 @@ static void test_vsocks(void **state)
 	assert_int_equal(cli_parse_vsock("path=/s", &vsock), 0);
 	assert_int_equal(vsock.cid, 0);
 	free((char *)vsock.path);
-	memset(longest, 'x', sizeof(longest) - 1);
-	memcpy(longest, "path=/", 6);
+	snprintf(longest, sizeof(longest), "path=/%0*d",
+		 (int)sizeof(longest) - 7, 0);
 	assert_int_equal(cli_parse_vsock(longest, &vsock), -EINVAL);
 	vsock.path = "as it was";
 	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {

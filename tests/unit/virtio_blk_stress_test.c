@@ -249,7 +249,8 @@ static void stop_and_go(struct stress *s, const struct blkt_options *o)
 		uint64_t before;
 
 		submit_all(s);
-		usleep(next_random(s) % 500);
+		if (i % 2) /* every second pause comes at once */
+			usleep(next_random(s) % 500);
 		vdrv_pause(&s->t.d);
 		check_at_rest(s);
 		collect(s);

@@ -1,0 +1,340 @@
+#!/bin/bash
+# Run a command in the lab: a virtual machine in QEMU's software emulation, with
+# AMD SVM, whose kernel's kvm_amd gives a real /dev/kvm with nested paging.
+#
+#	tests/lab/run.sh [OPTION...] [--] COMMAND [ARG...]
+#
+#	--kernel KIND		built (default), debug, patched, patched-debug
+#				or stock; see kernel.sh
+#	--cpus N		CPUs of the lab (default 2)
+#	--mem MIB		its memory (default 4096)
+#	--kvm-param M.NAME=V	module parameter, e.g. kvm_amd.npt=0 or
+#				kvm.tdp_mmu=0; may be repeated
+#	--writable DIR		writes under DIR reach the host; may be repeated
+#	--scratch MIB		size of the disk at /scratch (default 16384)
+#	--timeout SECONDS	of everything, booting included (default 600)
+#	--console FILE		keep the lab's console, kernel messages and all
+#
+# COMMAND runs as root in the caller's working directory, sees the host's files
+# where they are, and finds the variables named in pass_environment(). What it
+# writes stays in the lab's memory and is gone afterwards, but for --writable.
+# /scratch is an ext4 disk with O_DIRECT; /dev/shm, /run and $TMPDIR are tmpfs.
+#
+# Exit status: COMMAND's; 77 when the lab cannot be had here; 124 after the
+# timeout; 125 when the lab did not come up or died, or when its kernel
+# complained although COMMAND had returned 0; 2 for wrong usage.
+set -uo pipefail
+
+lab=$(dirname "$(realpath "$0")")
+boot_limit_s=180	# from start to "up"; 3 when nothing else uses the host
+power_off_limit_s=30
+console_tail=40
+complaints='WARNING: |BUG: |Oops|KASAN|INFO: task .* blocked|general protection'
+
+kernel=built
+cpus=2
+mem_mib=4096
+scratch_mib=16384
+timeout_s=600
+keep_console=
+kvm_params=()
+writable=()
+tmp=
+qemu_pid=
+
+usage() {
+	sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"
+}
+
+say() {
+	echo "lab: $*" >&2
+}
+
+wrong_usage() {
+	say "$*"
+	usage >&2
+	exit 2
+}
+
+clean_up() {
+	if [ -n "$qemu_pid" ]; then
+		kill -KILL "$qemu_pid" 2>/dev/null
+		wait "$qemu_pid" 2>/dev/null
+	fi
+	[ -z "$tmp" ] || rm -rf "$tmp"
+}
+
+is_number() {
+	[[ $1 =~ ^[1-9][0-9]*$ ]]
+}
+
+parse() {
+	while [ $# -gt 0 ]; do
+		case $1 in
+		--help) usage; exit 0 ;;
+		--) shift; break ;;
+		-*) [ $# -ge 2 ] || wrong_usage "$1 needs a value" ;;
+		*) break ;;
+		esac
+		case $1 in
+		--kernel) kernel=$2 ;;
+		--cpus) cpus=$2 ;;
+		--mem) mem_mib=$2 ;;
+		--scratch) scratch_mib=$2 ;;
+		--timeout) timeout_s=$2 ;;
+		--console) keep_console=$2 ;;
+		--kvm-param) kvm_params+=("$2") ;;
+		--writable) writable+=("$2") ;;
+		*) wrong_usage "unknown option $1" ;;
+		esac
+		shift 2
+	done
+	command=("$@")
+}
+
+check() {
+	local value
+
+	[ "${#command[@]}" -gt 0 ] || wrong_usage "no command"
+	for value in "$cpus" "$mem_mib" "$scratch_mib" "$timeout_s"; do
+		is_number "$value" || wrong_usage "not a number: $value"
+	done
+	for value in "${kvm_params[@]}"; do
+		[[ $value =~ ^kvm(_amd|_intel)?\.[a-z_]+=[A-Za-z0-9]+$ ]] ||
+			wrong_usage "not a parameter of KVM: $value"
+	done
+	for value in "${writable[@]}"; do
+		[[ -d $value && $value != *[,$'\n']* ]] ||
+			wrong_usage "not a directory that can be shared: $value"
+	done
+}
+
+# What a command may depend on, as declarations that bash reads back. The rest
+# of the environment speaks of the host: its sessions, sockets and directories.
+pass_environment() {
+	local name
+
+	for name in $(compgen -e); do
+		case $name in
+		PATH|TERM|LANG|LC_*|CC|VMMD*|GUEST_ELF|TCPCOPY) ;;
+		PYTHON*|PYTEST*|CMOCKA*|*SAN_OPTIONS) ;;
+		*) continue ;;
+		esac
+		printf 'export %s=%q\n' "$name" "${!name}"
+	done
+	printf 'export HOME=/root TMPDIR=/run/tmp VMMD_LAB=%q\n' "$kernel"
+}
+
+# The job: what init.sh reads. It sees $tmp at the same path.
+write_job() {
+	local dir
+
+	{
+		pass_environment
+		printf 'cd %q || exit 125\nexec' "$PWD"
+		printf ' %q' "${command[@]}"
+		echo
+	} >"$tmp/command"
+	: >"$tmp/kvm-params"
+	[ "${#kvm_params[@]}" -eq 0 ] ||
+		printf '%s\n' "${kvm_params[@]}" >"$tmp/kvm-params"
+	: >"$tmp/writable"
+	for dir in "${writable[@]}"; do
+		realpath "$dir" >>"$tmp/writable"
+	done
+	cp "$lab/init.sh" "$tmp/init"
+	chmod +x "$tmp/init"
+}
+
+# Nameless once it is open: no gigabytes stay when this script is killed outright.
+make_scratch() {
+	truncate -s "${scratch_mib}M" "$tmp/scratch" &&
+		mke2fs -q -F -t ext4 -E lazy_itable_init=1,root_owner=0:0 \
+			"$tmp/scratch" &&
+		exec {scratch_fd}<>"$tmp/scratch" &&
+		rm "$tmp/scratch"
+}
+
+# share TAG PATH [OPTION]
+share_by_9p() {
+	qemu+=(-fsdev "local,id=$1,path=$2,security_model=none,multidevs=remap$3"
+		-device "virtio-9p-pci,fsdev=$1,mount_tag=$1")
+}
+
+# Debian's kernel has no 9p. virtiofsd cannot be told to be read-only, but the
+# lab mounts its root so. Each daemon ends with QEMU's connection to it.
+share_by_virtiofs() {
+	local socket=$tmp/$1.socket tries
+
+	setpriv --pdeathsig KILL "$virtiofsd" --socket-path="$socket" \
+		-o "source=$2" -o cache=auto -o sandbox=chroot >>"$tmp/qemu.log" 2>&1 &
+	for ((tries = 0; tries < 100; tries++)); do
+		[ ! -S "$socket" ] || break
+		sleep 0.1
+	done
+	qemu+=(-chardev "socket,id=$1,path=$socket"
+		-device "vhost-user-fs-pci,chardev=$1,tag=$1")
+}
+
+# Its modules come along, and the memory that its virtiofsd must see.
+choose_sharing() {
+	share=share_by_9p
+	root="rootfstype=9p \
+rootflags=trans=virtio,version=9p2000.L,cache=loose,msize=512000"
+	[ -d "${bzimage%/*}/lib/modules" ] || return 0
+	for virtiofsd in /usr/libexec/virtiofsd /usr/lib/qemu/virtiofsd; do
+		[ ! -x "$virtiofsd" ] || break
+	done
+	[ -x "$virtiofsd" ] || {
+		say "virtiofsd is not installed (scripts/setup.sh)"
+		exit 77
+	}
+	share=share_by_virtiofs
+	root="rootfstype=virtiofs lab_modules=${bzimage%/*}"
+	qemu+=(-object "memory-backend-memfd,id=ram,size=${mem_mib}M,share=on"
+		-machine memory-backend=ram)
+}
+
+# port NUMBER NAME: what the lab writes to the port lab.NAME comes out of the
+# fifo $tmp/NAME.
+port() {
+	mkfifo "$tmp/$2"
+	qemu+=(-chardev "file,id=$2,path=$tmp/$2"
+		-device "virtserialport,chardev=$2,nr=$1,name=lab.$2")
+}
+
+qemu_command() {
+	local tag=0 dir
+
+	qemu=(qemu-system-x86_64 -accel tcg,thread=multi -cpu max
+		-machine q35 -smp "$cpus" -m "$mem_mib" -no-reboot
+		-nodefaults -no-user-config -display none
+		-kernel "$bzimage" -serial "file:$tmp/console"
+		-device virtio-rng-pci -device virtio-serial-pci
+		-drive "file=/proc/self/fd/$scratch_fd,if=none,id=disk,format=raw,cache=unsafe,discard=unmap"
+		-device virtio-blk-pci,drive=disk)
+	choose_sharing
+	qemu+=(-append "console=ttyS0 panic=-1 oops=panic mitigations=off \
+nokaslr tsc=reliable root=root $root ro init=$tmp/init lab_job=$tmp \
+${kvm_params[*]}")
+	$share root / ,readonly=on
+	while IFS= read -r dir; do
+		$share "w$tag" "$dir" ''
+		tag=$((tag + 1))
+	done <"$tmp/writable"
+	port 1 out
+	port 2 err
+	port 3 status
+}
+
+# QEMU and nobody else holds the writing ends: when it dies, readers see the end.
+# It dies with this script, even when the script is killed outright.
+start_qemu() {
+	local out err status
+
+	exec {out}<>"$tmp/out" {err}<>"$tmp/err" {status}<>"$tmp/status"
+	exec {status_fd}<"$tmp/status"
+	cat <"$tmp/out" {out}>&- {err}>&- {status}>&- &
+	out_pid=$!
+	cat <"$tmp/err" >&2 {out}>&- {err}>&- {status}>&- &
+	err_pid=$!
+	setpriv --pdeathsig KILL "${qemu[@]}" \
+		</dev/null >"$tmp/qemu.log" 2>&1 {status_fd}<&- &
+	qemu_pid=$!
+	exec {out}>&- {err}>&- {status}>&-
+}
+
+# give_up STATUS REASON
+give_up() {
+	say "$2"
+	cat "$tmp/qemu.log" >&2
+	echo "--- the last of the lab's console" >&2
+	tail -n "$console_tail" "$tmp/console" 2>/dev/null | tr -d '\r' >&2
+	echo "---" >&2
+	return "$1"
+}
+
+# QEMU's own status tells a reset of the lab (0) from a crash of QEMU.
+died() {
+	wait "$qemu_pid"
+	give_up 125 "the lab died (QEMU's status: $?) $1"
+}
+
+# wait_for WORD LIMIT_S: the rest of the line that starts with WORD, in $answer.
+wait_for() {
+	local word ret
+
+	read -r -t "$2" -u "$status_fd" word answer
+	ret=$?
+	[ $ret -eq 0 ] && [ "$word" = "$1" ] && return
+	[ $ret -gt 128 ] && return 124
+	return 125
+}
+
+left_s() {
+	local left=$((timeout_s - SECONDS))
+
+	echo $((left > 1 ? left : 1))
+}
+
+watch() {
+	local limit_s status
+
+	limit_s=$(left_s)
+	[ "$limit_s" -lt $boot_limit_s ] || limit_s=$boot_limit_s
+	wait_for up "$limit_s"
+	case $? in
+	124) give_up 125 "the lab did not come up in $limit_s s"; return ;;
+	125) died "while it started"; return ;;
+	esac
+	wait_for exit "$(left_s)"
+	case $? in
+	124) give_up 124 "timeout: not done in $timeout_s s: ${command[*]}"; return ;;
+	125) died "during: ${command[*]}"; return ;;
+	esac
+	status=$answer
+	wait_for end-of-file "$power_off_limit_s"
+	return "$status"
+}
+
+stop_qemu() {
+	kill -KILL "$qemu_pid" 2>/dev/null
+	wait "$qemu_pid" 2>/dev/null
+	qemu_pid=
+	wait "$out_pid" "$err_pid"
+}
+
+kernel_complained() {
+	grep -aqE "$complaints" "$tmp/console" || return
+	say "its kernel complained:"
+	grep -aE -A 30 "$complaints" "$tmp/console" | tr -d '\r' |
+		head -n 80 >&2
+}
+
+parse "$@"
+check
+command -v qemu-system-x86_64 >/dev/null || {
+	say "qemu-system-x86_64 is not installed (scripts/setup.sh)"
+	exit 77
+}
+bzimage=$("$lab/kernel.sh" "$kernel") || exit
+SECONDS=0		# building a kernel is not the command's time
+
+trap clean_up EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+tmp=$(mktemp -d "${TMPDIR:-/var/tmp}/vmmd-lab.XXXXXX") || exit 125
+[[ $tmp != *[[:space:],]* ]] || wrong_usage "TMPDIR must not hold blanks or commas"
+write_job
+make_scratch || exit 125
+qemu_command
+start_qemu
+watch
+status=$?
+stop_qemu
+[ -z "$keep_console" ] || cp "$tmp/console" "$keep_console"
+if kernel_complained && [ $status -eq 0 ]; then
+	status=125
+fi
+exit $status
