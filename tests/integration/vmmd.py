@@ -293,11 +293,14 @@ class Host:
                                f"suppressions={TSAN_SUPPRESSIONS}:{reports}")
         return env
 
+    def command(self, args):
+        return [VMMD, *map(str, args)]
+
     def popen(self, args, env=None, **options):
         """A vmmd process; env is added to the environment."""
         options.setdefault("preexec_fn", die_with_parent)
         process = subprocess.Popen(
-            [VMMD, *map(str, args)], env={**self.environment(), **(env or {})},
+            self.command(args), env={**self.environment(), **(env or {})},
             **options)
         self.processes.append(process)
         return process
@@ -329,9 +332,9 @@ class Host:
         guest.wait_line("GUEST-START")
         return guest
 
-    def receive(self, options=(), env=None):
+    def receive(self, options=(), env=None, address="127.0.0.1"):
         """vmmd receive, listening on a free port: see its uri."""
-        vmm = self._own("d", ["receive", "--listen", "tcp://127.0.0.1:0",
+        vmm = self._own("d", ["receive", "--listen", f"tcp://{address}:0",
                               *options], env)
         status = vmm.wait_for(lambda status: status.get("listen"), "listens")
         vmm.uri = status["listen"]

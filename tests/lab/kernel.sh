@@ -58,7 +58,8 @@ find_patches() {
 	case $kind in
 	patched*)
 		mapfile -t patches < <(
-			find "$repository/kernel-patch/linux-6.12" -name '*.patch' \
+			find "$repository/kernel-patch/linux-6.12" \
+				-name '*.patch' ! -name '0000-*' \
 				2>/dev/null | sort)
 		[ "${#patches[@]}" -gt 0 ] ||
 			skip "kernel-patch/linux-6.12 holds no patches"

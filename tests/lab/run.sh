@@ -14,6 +14,8 @@
 #	--scratch MIB		size of the disk at /scratch (default 16384)
 #	--timeout SECONDS	of everything, booting included (default 600)
 #	--console FILE		keep the lab's console, kernel messages and all
+#	--clock C		host (default), or instructions: a nanosecond goes
+#				by for each that a CPU executes, see README.md
 #
 # COMMAND runs as root in the caller's working directory, sees the host's files
 # where they are, and finds the variables named in pass_environment(). What it
@@ -36,6 +38,7 @@ cpus=2
 mem_mib=4096
 scratch_mib=16384
 timeout_s=600
+clock=host
 keep_console=
 kvm_params=()
 writable=()
@@ -83,6 +86,7 @@ parse() {
 		--scratch) scratch_mib=$2 ;;
 		--timeout) timeout_s=$2 ;;
 		--console) keep_console=$2 ;;
+		--clock) clock=$2 ;;
 		--kvm-param) kvm_params+=("$2") ;;
 		--writable) writable+=("$2") ;;
 		*) wrong_usage "unknown option $1" ;;
@@ -99,6 +103,12 @@ check() {
 	for value in "$cpus" "$mem_mib" "$scratch_mib" "$timeout_s"; do
 		is_number "$value" || wrong_usage "not a number: $value"
 	done
+	case $clock in
+	host) accel=(-accel "tcg,thread=multi") ;;
+	instructions)
+		accel=(-accel "tcg,thread=single" -icount "shift=0,sleep=off") ;;
+	*) wrong_usage "no such clock: $clock" ;;
+	esac
 	for value in "${kvm_params[@]}"; do
 		[[ $value =~ ^kvm(_amd|_intel)?\.[a-z_]+=[A-Za-z0-9]+$ ]] ||
 			wrong_usage "not a parameter of KVM: $value"
@@ -206,7 +216,7 @@ port() {
 qemu_command() {
 	local tag=0 dir
 
-	qemu=(qemu-system-x86_64 -accel tcg,thread=multi -cpu max
+	qemu=(qemu-system-x86_64 "${accel[@]}" -cpu max
 		-machine q35 -smp "$cpus" -m "$mem_mib" -no-reboot
 		-nodefaults -no-user-config -display none
 		-kernel "$bzimage" -serial "file:$tmp/console"

@@ -20,7 +20,7 @@ current_package() {
 	apt-cache depends linux-image-6.12-cloud-amd64 linux-image-cloud-amd64 \
 		2>/dev/null |
 		sed -n 's/^ *Depends: \(linux-image-6\.12\..*-cloud-amd64\)$/\1/p' |
-		head -n 1
+		sed -n 1p	# not head: who closes a pipe early fails the other
 }
 
 fetch() {

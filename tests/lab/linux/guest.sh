@@ -1,5 +1,5 @@
 #!/bin/bash
-# Print a directory that holds a Linux guest: "kernel" and "initramfs".
+# Print a directory that holds a Linux guest: "kernel", "initramfs" and "root.img".
 #
 #	tests/lab/linux/guest.sh KIND
 #
@@ -8,8 +8,9 @@
 #	built				the lab's own kernel (bzImage)
 #	built-elf			the same as an ELF with a PVH note
 #
-# The initramfs is Debian's static busybox, the init beside this script, and the
-# modules named below. Nothing is installed: the package is downloaded with apt
+# The initramfs is Debian's static busybox, the init and the vsock.c beside this
+# script, and the modules named below. root.img is the same as an ext4 disk, for
+# root=/dev/vda; who wants to write copies it. Nothing is installed: the package is downloaded with apt
 # and unpacked in ${VMMD_CACHE_DIR:-~/.cache/vmmd-lab}/guests. Run it outside the
 # lab first, which has no network.
 #
@@ -17,10 +18,12 @@
 set -euo pipefail
 
 here=$(dirname "$(realpath "$0")")
+PATH=$PATH:/sbin:/usr/sbin
 cache=${VMMD_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/vmmd-lab}/guests
 # What a guest of vmmd may have; what is built in is no module and left out.
 modules=(virtio_pci virtio_blk virtio_net virtio_console virtio-rng virtio_balloon
 	vmw_vsock_virtio_transport ext4 button evdev)
+root_mib=64
 
 skip() {
 	echo "guest.sh: $*" >&2
@@ -32,7 +35,7 @@ find_package() {
 	apt-cache depends --important linux-image-cloud-amd64 \
 		"linux-image-$1-cloud-amd64" 2>/dev/null |
 		sed -n "s/^ *Depends: \(linux-image-$1\.[0-9].*-cloud-amd64\)$/\1/p" |
-		head -n 1
+		sed -n 1p	# not head: who closes a pipe early fails the other
 }
 
 # fetch PACKAGE DIRECTORY
@@ -108,16 +111,32 @@ put_modules() {
 	depmod -b "$root" "${tree##*/}"
 }
 
-put_initramfs() {
-	root=$part/root
-	mkdir -p "$root"/{bin,dev,proc,sys,tmp}
+put_files() {
+	mkdir -p "$root"/{bin,dev,proc,sbin,sys,tmp}
 	cp /bin/busybox "$root/bin/busybox"
+	${CC:-cc} -static -O2 -Wall -o "$root/bin/vsock" "$here/vsock.c"
+	${CC:-cc} -static -O2 -Wall -o "$part/load" "$here"/load/*.c -luring
+	cp "$part/load" "$root/bin/load"
 	cp "$here/init" "$root/init"
 	chmod 755 "$root/init"
+	ln "$root/init" "$root/sbin/init"
 	[ -z "$tree" ] || put_modules
+}
+
+put_initramfs() {
 	(cd "$root" && find . | cpio -o -H newc --quiet -R 0:0) |
 		gzip -1 >"$part/initramfs"
-	rm -rf "$root"
+}
+
+# A kernel without an initramfs wants its console to be there already; debugfs
+# makes devices without being root.
+put_root_disk() {
+	truncate -s "${root_mib}M" "$part/root.img"
+	mke2fs -q -t ext4 -b 4096 -E root_owner=0:0 -d "$root" "$part/root.img"
+	debugfs -w -f - "$part/root.img" >/dev/null 2>&1 <<-END
+		cd /dev
+		mknod console c 5 1
+	END
 }
 
 # Everything that goes in, so that nothing old is ever taken for new.
@@ -125,7 +144,7 @@ guest_key() {
 	{
 		echo "$kernel ${package:-}"
 		stat -c %Y "$kernel"
-		cat "$0" "$here/init" /bin/busybox
+		cat "$0" "$here/init" "$here/vsock.c" "$here"/load/* /bin/busybox
 	} | sha256sum | cut -c1-16
 }
 
@@ -147,7 +166,11 @@ guest=$cache/$1-$(guest_key)
 if [ ! -d "$guest" ]; then
 	part=$(mktemp -d "$cache/part.XXXXXX")
 	trap 'rm -rf "$part"' EXIT
+	root=$part/root
+	put_files
 	put_initramfs
+	put_root_disk
+	rm -rf "$root"
 	case $1 in
 	*-elf) unpack_elf >"$part/kernel" ;;
 	*) cp "$kernel" "$part/kernel" ;;
