@@ -80,6 +80,19 @@ static void look_at_trackers(struct doctor *d, const struct vm_dirty_caps *caps)
 	}
 }
 
+/* What the tracker wp-all stands on, one by one. */
+static void look_at_wp_all(struct doctor *d, const struct vm_dirty_caps *caps)
+{
+	static const char how[] =
+		"build a kernel with the series in vmmd's kernel-patch/ (its "
+		"README.md says how); on Intel also kvm_intel.pml=0";
+
+	finding(d, "KVM_CAP_X86_WRITE_PROTECT_ALL", OPTIONAL, caps->wp_all,
+		"tracker wp-all; %s", caps->wp_all ? "offered" : how);
+	finding(d, "KVM_CAP_DIRTY_LOG_FLAGS", OPTIONAL, caps->log_flags,
+		"tracker wp-all; %s", caps->log_flags ? "offered" : how);
+}
+
 static void look_at_kvm_features(struct doctor *d, int kvm_fd)
 {
 	struct vm_dirty_caps caps;
@@ -87,6 +100,7 @@ static void look_at_kvm_features(struct doctor *d, int kvm_fd)
 
 	vm_dirty_caps(kvm_fd, &caps);
 	look_at_trackers(d, &caps);
+	look_at_wp_all(d, &caps);
 	finding(d, "TSC control", OPTIONAL, tsc, "%s",
 		tsc ? "guests keep their TSC frequency on other CPUs"
 		    : "guests move only between hosts of the same TSC "

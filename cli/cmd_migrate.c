@@ -80,7 +80,7 @@ static const struct cli_opt opts[] = {
 		  "limit)",
 	  .set = set_max_bandwidth },
 	{ .name = "tracker",
-	  .arg = "auto|log|manual|ring",
+	  .arg = "auto|log|manual|ring|wp-all",
 	  .help = "how written pages are found (default auto; see vmmd doctor)",
 	  .set = set_tracker },
 	CLI_FLAG("resume", struct settings, resume,
@@ -98,6 +98,7 @@ static void print_summary(const char *name, const char *uri, const json_t *r)
 	const json_t *d = json_object_get(r, "downtime");
 	const json_t *f = json_object_get(r, "faults");
 	const json_t *p = json_object_get(r, "pauses");
+	const json_t *y = json_object_get(r, "syncs");
 	const char *how = json_string_value(json_object_get(r, "switchover"));
 
 	printf("%s moved to %s in %.1f ms (%s, switchover in %s)\n", name, uri,
@@ -119,12 +120,14 @@ static void print_summary(const char *name, const char *uri, const json_t *r)
 	printf("  pages       %.0f sent, %.0f zero, %.0f never populated\n",
 	       real(r, "pages_sent"), real(r, "pages_zero"),
 	       real(r, "pages_skipped"));
-	printf("  network     %.1f MiB over %.0f channels at %.1f MiB/s, "
-	       "tracker "
-	       "%s\n",
+	printf("  network     %.1f MiB over %.0f channels at %.1f MiB/s\n",
 	       real(r, "bytes_sent") / 1048576, real(r, "channels"),
-	       real(r, "throughput_bytes_per_s") / 1048576,
-	       json_string_value(json_object_get(r, "tracker")));
+	       real(r, "throughput_bytes_per_s") / 1048576);
+	printf("  tracker     %s: start %.2f ms, %.0f syncs together %.2f ms, "
+	       "longest %.2f ms\n",
+	       json_string_value(json_object_get(r, "tracker")),
+	       real(y, "start_ms"), real(y, "count"), real(y, "sum_ms"),
+	       real(y, "max_ms"));
 	if (real(f, "count") > 0)
 		printf("  faults      %.0f: p50 %.0f us, p99 %.0f us, max %.0f "
 		       "us\n",

@@ -77,6 +77,12 @@ json_t *report_migration(const struct mig_status *status,
 				      (json_int_t)s->pauses.count, "sum_ms",
 				      ms(s->pauses.sum_us), "max_ms",
 				      ms(s->pauses.max_us)));
+	json_object_set_new(o, "syncs",
+			    json_pack("{s:o, s:I, s:o, s:o}", "start_ms",
+				      ms(s->syncs.start_us), "count",
+				      (json_int_t)s->syncs.count, "sum_ms",
+				      ms(s->syncs.sum_us), "max_ms",
+				      ms(s->syncs.max_us)));
 	json_object_set_new(o, "postcopy_ms", ms(s->postcopy_us));
 	set_int(o, "rounds", s->rounds);
 	set_int(o, "bytes_sent", s->bytes_sent);

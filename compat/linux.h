@@ -47,4 +47,23 @@ struct pm_scan_arg {
 };
 #endif
 
+/*
+ * Write-protecting all memory of a guest at once: no released kernel, but one with
+ * the patches in kernel-patch/, whose README.md says how to be sure of it.
+ * KVM_DIRTY_LOG_NO_PROTECT goes where struct kvm_dirty_log has its padding1.
+ */
+#ifndef KVM_X86_WRITE_PROTECT_ALL
+#define KVM_CAP_X86_WRITE_PROTECT_ALL 0x57500001
+#define KVM_CAP_DIRTY_LOG_FLAGS       0x57500002
+#define KVM_X86_WRITE_PROTECT_ALL                                              \
+	_IOW(KVMIO, 0xfa, struct kvm_x86_write_protect_all)
+#define KVM_X86_WRITE_PROTECT_ALL_DROP (1ULL << 0)
+#define KVM_DIRTY_LOG_NO_PROTECT       (1U << 0)
+
+struct kvm_x86_write_protect_all {
+	__u64 flags;
+	__u64 padding[7];
+};
+#endif
+
 #endif

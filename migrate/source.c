@@ -110,6 +110,15 @@ static int finish(struct mig_source *s)
 
 /* ---- the thread ---- */
 
+static int start_tracking(struct mig_source *s)
+{
+	uint64_t begin_us = mig_now_us();
+	int ret = mig_tracker_start(s->tracker);
+
+	MIG_SOURCE_STAT(s, syncs.start_us, mig_now_us() - begin_us);
+	return ret;
+}
+
 static int prepare(struct mig_source *s)
 {
 	int ret;
@@ -122,7 +131,7 @@ static int prepare(struct mig_source *s)
 	if (ret == 0)
 		ret = mig_crew_start("channel", s->cfg.channels, &s->crew);
 	if (ret == 0)
-		ret = mig_tracker_start(s->tracker);
+		ret = start_tracking(s);
 	if (ret == 0)
 		ret = mig_source_step(s, ON_AGREED);
 	MIG_SOURCE_STAT(s, setup_us, mig_now_us() - s->begin_us);

@@ -34,6 +34,16 @@ static int drop_unpopulated(struct mig_source *s)
 	return 0;
 }
 
+static void note_sync(struct mig_source *s, uint64_t us)
+{
+	pthread_mutex_lock(&s->lock);
+	s->stats.syncs.count++;
+	s->stats.syncs.sum_us += us;
+	if (us > s->stats.syncs.max_us)
+		s->stats.syncs.max_us = us;
+	pthread_mutex_unlock(&s->lock);
+}
+
 int mig_source_sync(struct mig_source *s)
 {
 	uint64_t begin_us = mig_now_us();
@@ -42,6 +52,7 @@ int mig_source_sync(struct mig_source *s)
 
 	memset(s->dirty, 0, words * sizeof(*s->dirty));
 	ret = mig_tracker_sync(s->tracker, s->dirty);
+	note_sync(s, mig_now_us() - begin_us);
 	if (ret == 0)
 		ret = drop_unpopulated(s);
 	mig_converge_cost(&s->converge, MIG_COST_SYNC, mig_now_us() - begin_us);

@@ -48,6 +48,13 @@ struct mig_stats {
 		uint64_t sum_us;
 		uint64_t max_us;
 	} pauses;
+	/* What the tracker took, beside start_us each time it was asked. */
+	struct {
+		uint64_t start_us;
+		uint64_t count;
+		uint64_t sum_us;
+		uint64_t max_us;
+	} syncs;
 	uint64_t postcopy_us;
 	uint64_t rounds;
 	uint64_t bytes_sent; /* all channels, headers too */

@@ -12,7 +12,7 @@ struct engine {
 	const char *lacks;
 	bool (*on_host)(const struct vm_dirty_caps *caps);
 	bool wants_ring; /* KVM reports by ring or by log, never both */
-	bool manual;
+	enum vm_dirty_log log;
 	int (*sync)(struct vm *vm, uint64_t *bitmap);
 };
 
@@ -21,6 +21,11 @@ struct mig_tracker {
 	const struct engine *engine;
 	bool started;
 };
+
+static bool has_wp_all(const struct vm_dirty_caps *caps)
+{
+	return caps->wp_all && caps->log_flags;
+}
 
 static bool has_ring(const struct vm_dirty_caps *caps)
 {
@@ -45,12 +50,22 @@ static bool has_log(const struct vm_dirty_caps *caps)
  */
 static const struct engine engines[MIG_NR_TRACKERS] = {
 	{
+		.name = "wp-all",
+		.about = "protects all memory at once, in a time that does not "
+			 "grow with it",
+		.lacks = "needs a kernel with the patches in vmmd's "
+			 "kernel-patch/ and, on Intel, kvm_intel.pml=0",
+		.on_host = has_wp_all,
+		.log = VM_DIRTY_LOG_WP_ALL,
+		.sync = vm_dirty_log_fetch,
+	},
+	{
 		.name = "manual",
 		.about = "protects only the chunk about to be sent",
 		.lacks = "needs KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: Linux 5.2 "
 			 "or later",
 		.on_host = has_manual,
-		.manual = true,
+		.log = VM_DIRTY_LOG_MANUAL,
 		.sync = vm_dirty_log_fetch,
 	},
 	{
@@ -77,13 +92,7 @@ static int fits(const struct engine *e, struct vm *vm,
 {
 	bool vm_has_ring = vm_dirty_ring_entries(vm) > 0;
 
-	if (!e->on_host(caps))
-		return mig_say(err, -EOPNOTSUPP, "tracker %s: %s", e->name,
-			       e->lacks);
-	if (e->wants_ring && !vm_has_ring)
-		return mig_say(err, -EOPNOTSUPP,
-			       "tracker ring: this guest was started without "
-			       "--dirty-ring, and KVM cannot add one later");
+	/* First, since KVM then denies a vm what the host has. */
 	if (!e->wants_ring && vm_has_ring)
 		return mig_say(
 			err, -EOPNOTSUPP,
@@ -91,6 +100,13 @@ static int fits(const struct engine *e, struct vm *vm,
 			"--dirty-ring, and KVM then keeps no dirty log: use "
 			"ring or auto",
 			e->name);
+	if (!e->on_host(caps))
+		return mig_say(err, -EOPNOTSUPP, "tracker %s: %s", e->name,
+			       e->lacks);
+	if (e->wants_ring && !vm_has_ring)
+		return mig_say(err, -EOPNOTSUPP,
+			       "tracker ring: this guest was started without "
+			       "--dirty-ring, and KVM cannot add one later");
 	return 0;
 }
 
@@ -114,7 +130,8 @@ static int choose(struct vm *vm, const char *name, const struct engine **ret,
 		return r;
 	}
 	return mig_say(err, -EINVAL,
-		       "no tracker named '%s': auto, manual, ring or log",
+		       "no tracker named '%s': auto, wp-all, manual, ring or "
+		       "log",
 		       name);
 }
 
@@ -157,7 +174,7 @@ int mig_tracker_start(struct mig_tracker *t)
 	ret = vm_mem_user_dirty_start(vm_mem(t->vm));
 	if (ret < 0)
 		return ret;
-	ret = vm_dirty_log_start(t->vm, t->engine->manual);
+	ret = vm_dirty_log_start(t->vm, t->engine->log);
 	if (ret < 0) {
 		vm_mem_user_dirty_stop(vm_mem(t->vm));
 		return ret;
@@ -185,7 +202,7 @@ int mig_tracker_rearm(struct mig_tracker *t, const uint64_t *bitmap,
 		      uint64_t first_page, uint64_t nr_pages)
 {
 	/* The others protected what they reported when they reported it. */
-	if (!t->engine->manual)
+	if (t->engine->log != VM_DIRTY_LOG_MANUAL)
 		return 0;
 	return vm_dirty_log_clear(t->vm, bitmap, first_page, nr_pages);
 }

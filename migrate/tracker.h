@@ -1,7 +1,7 @@
 /*
  * migrate/tracker.h: which pages may have been written since the last answer.
  *
- * One interface, several engines (log, manual, ring). Every answer is
+ * One interface, several engines (log, manual, ring, wp-all). Every answer is
  * the union of KVM's report and the user-side bitmap of vmm/mem.h.
  *
  * Rules:
@@ -48,7 +48,7 @@ struct mig_tracker_info {
 	bool available;  /* on this host */
 	const char *why; /* what it is, or what it lacks and how to get it */
 };
-#define MIG_NR_TRACKERS 3
+#define MIG_NR_TRACKERS 4
 void mig_tracker_list(const struct vm_dirty_caps *caps,
 		      struct mig_tracker_info ret_infos[MIG_NR_TRACKERS]);
 

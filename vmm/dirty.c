@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "compat/linux.h"
 #include "vmm/vm_internal.h"
 
 static size_t bitmap_bytes(uint64_t nr_pages)
@@ -57,11 +58,19 @@ void vm_dirty_caps(int kvm_fd, struct vm_dirty_caps *ret_caps)
 	ret_caps->initially_set = manual & KVM_DIRTY_LOG_INITIALLY_SET;
 	ret_caps->ring_entries_max = (uint32_t)ring_bytes /
 				     sizeof(struct kvm_dirty_gfn);
+	vm_wp_all_caps(kvm_fd, ret_caps);
 }
 
+/*
+ * A kernel that ignores the flag would protect in the fetch: slow, and nobody
+ * would notice. One that lets it be enabled knows it.
+ */
 void vm_dirty_caps_vm(struct vm *vm, struct vm_dirty_caps *ret_caps)
 {
 	vm_dirty_caps(vm->fd, ret_caps);
+	if (ret_caps->log_flags)
+		ret_caps->log_flags = vm_wp_all_enable_flags(vm, true) == 0 &&
+				      vm_wp_all_enable_flags(vm, false) == 0;
 }
 
 int vm_dirty_set_slots(struct vm *vm, uint32_t flags)
@@ -93,7 +102,7 @@ static int set_manual(struct vm *vm, bool manual)
 	};
 	struct vm_dirty_caps caps;
 
-	vm_dirty_caps_vm(vm, &caps);
+	vm_dirty_caps(vm->fd, &caps);
 	if (!caps.manual)
 		return manual ? -ENOTSUP : 0;
 	if (manual)
@@ -103,72 +112,126 @@ static int set_manual(struct vm *vm, bool manual)
 	return vm_ioctl(vm->fd, KVM_ENABLE_CAP, &cap);
 }
 
-int vm_dirty_log_start(struct vm *vm, bool manual)
+/* bitmap: NULL to forget what was reported. */
+static int fetch_slots(struct vm *vm, uint64_t *bitmap)
+{
+	const struct vm_slot *slots;
+	size_t nr = vm_mem_slots(vm->mem, &slots);
+
+	for (uint32_t i = 0; i < nr; i++) {
+		struct kvm_dirty_log log = { .slot = i,
+					     .dirty_bitmap = vm->log_scratch };
+		int ret;
+
+		if (vm->log_how == VM_DIRTY_LOG_WP_ALL)
+			log.padding1 = KVM_DIRTY_LOG_NO_PROTECT;
+		ret = vm_ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log);
+		if (ret < 0)
+			return ret;
+		if (bitmap)
+			bitmap_or(bitmap + (slots[i].offset >> VM_PAGE_SHIFT) /
+						   64,
+				  vm->log_scratch,
+				  slots[i].bytes >> VM_PAGE_SHIFT);
+	}
+	return 0;
+}
+
+/*
+ * Manual mode makes the start cheap, as nothing is protected then but marked: so
+ * the first report is of every page, and must not come out.
+ */
+static int start_wp_all(struct vm *vm)
+{
+	struct vm_dirty_caps caps;
+	int ret;
+
+	vm_dirty_caps(vm->fd, &caps);
+	ret = set_manual(vm, caps.initially_set);
+	if (ret < 0)
+		return ret;
+	ret = vm_wp_all_enable_flags(vm, true);
+	if (ret < 0)
+		return ret;
+	ret = vm_dirty_set_slots(vm, KVM_MEM_LOG_DIRTY_PAGES);
+	if (ret < 0)
+		return ret;
+	ret = fetch_slots(vm, NULL);
+	if (ret < 0)
+		return ret;
+	return vm_wp_all_protect(vm);
+}
+
+static int start_log(struct vm *vm)
 {
 	int ret;
 
-	if (vm->log_scratch)
-		return -EALREADY;
-	if (manual && vm->ring_entries)
-		return -EINVAL;
-	vm->log_scratch = bitmap_new(vm_mem_pages(vm->mem));
-	if (!vm->log_scratch)
-		return -ENOMEM;
 	/* Rings may still hold what the last tracking left there. */
 	if (vm->ring_entries) {
 		ret = vm_dirty_ring_collect(vm, vm->log_scratch);
 		if (ret < 0)
-			goto free_scratch;
+			return ret;
 	}
-	ret = set_manual(vm, manual);
-	if (ret < 0)
-		goto free_scratch;
-	vm->log_manual = manual;
-	ret = vm_dirty_set_slots(vm, KVM_MEM_LOG_DIRTY_PAGES);
-	if (ret < 0)
-		goto unset_flags;
-	return 0;
-unset_flags:
-	vm_dirty_set_slots(vm, 0);
-	set_manual(vm, false);
-free_scratch:
-	bitmap_free(vm->log_scratch, vm_mem_pages(vm->mem));
-	vm->log_scratch = NULL;
-	return ret;
-}
-
-int vm_dirty_log_stop(struct vm *vm)
-{
-	int ret;
-
-	if (!vm->log_scratch)
-		return 0;
-	ret = vm_dirty_set_slots(vm, 0);
+	ret = set_manual(vm, vm->log_how == VM_DIRTY_LOG_MANUAL);
 	if (ret < 0)
 		return ret;
+	return vm_dirty_set_slots(vm, KVM_MEM_LOG_DIRTY_PAGES);
+}
+
+/* Also undoes half a start. */
+static int stop_log(struct vm *vm)
+{
+	int ret = vm_dirty_set_slots(vm, 0);
+
+	if (ret < 0)
+		return ret;
+	if (vm->log_how == VM_DIRTY_LOG_WP_ALL) {
+		vm_wp_all_drop(vm);
+		vm_wp_all_enable_flags(vm, false);
+	}
 	bitmap_free(vm->log_scratch, vm_mem_pages(vm->mem));
 	vm->log_scratch = NULL;
 	return set_manual(vm, false);
 }
 
+int vm_dirty_log_start(struct vm *vm, enum vm_dirty_log how)
+{
+	int ret;
+
+	if (vm->log_scratch)
+		return -EALREADY;
+	if (how != VM_DIRTY_LOG_FETCH && vm->ring_entries)
+		return -EINVAL;
+	vm->log_scratch = bitmap_new(vm_mem_pages(vm->mem));
+	if (!vm->log_scratch)
+		return -ENOMEM;
+	vm->log_how = how;
+	ret = how == VM_DIRTY_LOG_WP_ALL ? start_wp_all(vm) : start_log(vm);
+	if (ret < 0)
+		stop_log(vm);
+	return ret;
+}
+
+int vm_dirty_log_stop(struct vm *vm)
+{
+	return vm->log_scratch ? stop_log(vm) : 0;
+}
+
+/*
+ * Invariant: with wp-all, pages are protected after the last slot was fetched,
+ * and read after that. A store between the two is in the bytes that are read; one
+ * after the protection is in the next report.
+ */
 int vm_dirty_log_fetch(struct vm *vm, uint64_t *bitmap)
 {
-	const struct vm_slot *slots;
-	size_t nr = vm_mem_slots(vm->mem, &slots);
+	int ret;
 
 	if (!vm->log_scratch)
 		return -EINVAL;
-	for (uint32_t i = 0; i < nr; i++) {
-		struct kvm_dirty_log log = { .slot = i,
-					     .dirty_bitmap = vm->log_scratch };
-		int ret = vm_ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log);
-
-		if (ret < 0)
-			return ret;
-		bitmap_or(bitmap + (slots[i].offset >> VM_PAGE_SHIFT) / 64,
-			  vm->log_scratch, slots[i].bytes >> VM_PAGE_SHIFT);
-	}
-	return 0;
+	ret = fetch_slots(vm, bitmap);
+	if (ret == 0 && vm->log_how == VM_DIRTY_LOG_WP_ALL)
+		ret = vm_wp_all_protect(vm);
+	return ret;
 }
 
 static int clear_in_slot(struct vm *vm, uint32_t slot, const uint64_t *bitmap,
@@ -191,8 +254,9 @@ int vm_dirty_log_clear(struct vm *vm, const uint64_t *bitmap,
 	size_t nr = vm_mem_slots(vm->mem, &slots);
 	uint64_t ram_pages = vm_mem_pages(vm->mem);
 
-	if (!vm->log_scratch || !vm->log_manual || first_page % 64 ||
-	    first_page > ram_pages || nr_pages > ram_pages - first_page ||
+	if (!vm->log_scratch || vm->log_how != VM_DIRTY_LOG_MANUAL ||
+	    first_page % 64 || first_page > ram_pages ||
+	    nr_pages > ram_pages - first_page ||
 	    (nr_pages % 64 && first_page + nr_pages != ram_pages))
 		return -EINVAL;
 	for (uint32_t i = 0; i < nr; i++) {

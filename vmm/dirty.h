@@ -19,22 +19,35 @@ struct vm_dirty_caps {
 	bool manual;               /* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
 	bool initially_set;        /* ... with KVM_DIRTY_LOG_INITIALLY_SET */
 	uint32_t ring_entries_max; /* 0: KVM has no dirty ring */
+	bool wp_all;    /* KVM_CAP_X86_WRITE_PROTECT_ALL, see compat/linux.h */
+	bool log_flags; /* KVM_CAP_DIRTY_LOG_FLAGS with NO_PROTECT */
 };
 
 /* What /dev/kvm offers. kvm_fd: an open /dev/kvm. */
 void vm_dirty_caps(int kvm_fd, struct vm_dirty_caps *ret_caps);
+/* What it offers to this vm, tried where saying is not enough. Not while logging. */
 void vm_dirty_caps_vm(struct vm *vm, struct vm_dirty_caps *ret_caps);
 
+/* How the log gets pages protected again. The last two need their caps. */
+enum vm_dirty_log {
+	VM_DIRTY_LOG_FETCH, /* KVM_GET_DIRTY_LOG protects what it reports */
+	/*
+	 * KVM_CLEAR_DIRTY_LOG, piece by piece. With INITIALLY_SET where there is
+	 * one: then the first fetch reports every page.
+	 */
+	VM_DIRTY_LOG_MANUAL,
+	VM_DIRTY_LOG_WP_ALL, /* all pages at once after each fetch */
+};
+
 /*
- * KVM_MEM_LOG_DIRTY_PAGES on all slots, on and off. manual selects
- * KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 with INITIALLY_SET where there is one
- * (then the first fetch reports every page), and must be false with a ring.
+ * KVM_MEM_LOG_DIRTY_PAGES on all slots, on and off. With a dirty ring, which
+ * then takes the place of the log, only VM_DIRTY_LOG_FETCH.
  */
-int vm_dirty_log_start(struct vm *vm, bool manual);
+int vm_dirty_log_start(struct vm *vm, enum vm_dirty_log how);
 int vm_dirty_log_stop(struct vm *vm);
 
-/* KVM_GET_DIRTY_LOG of all slots, ORed into bitmap. Clears and protects again
- * unless manual. */
+/* KVM_GET_DIRTY_LOG of all slots, ORed into bitmap. Clears it, and protects
+ * again, unless manual. */
 int vm_dirty_log_fetch(struct vm *vm, uint64_t *bitmap);
 /*
  * KVM_CLEAR_DIRTY_LOG: the set bits of bitmap in [first_page, + nr_pages) are

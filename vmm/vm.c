@@ -281,7 +281,9 @@ int vm_new(const struct vm_config *cfg, const struct vm_ops *ops, void *ctx,
 		return vm_err(err, ret, "out of memory");
 	vm->ops = ops;
 	vm->ctx = ctx;
-	ret = build(vm, cfg, err);
+	ret = vm_boot_files_copy(&cfg->boot_files, &vm->boot_files);
+	if (ret == 0)
+		ret = build(vm, cfg, err);
 	if (ret < 0) {
 		vm_free(vm);
 		return ret;
@@ -312,6 +314,7 @@ void vm_free(struct vm *vm)
 	vm_dirty_fini(vm);
 	vm_mem_free(vm->mem);
 	vm_state_fini(&vm->power_on);
+	vm_boot_files_fini(&vm->boot_files);
 	free(vm->cpuid);
 	free(vm->msrs);
 	free(vm->cpus);
@@ -324,6 +327,11 @@ void vm_free(struct vm *vm)
 struct vm_mem *vm_mem(struct vm *vm)
 {
 	return vm->mem;
+}
+
+const struct vm_boot_files *vm_boot_files(const struct vm *vm)
+{
+	return &vm->boot_files;
 }
 
 unsigned int vm_nr_cpus(const struct vm *vm)

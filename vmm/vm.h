@@ -54,6 +54,21 @@ struct vm_vsock_config {
 	const char *path; /* unix socket: PATH; the guest's dials: PATH_port */
 };
 
+/*
+ * What a reset boots, by name: it goes with the guest from host to host. vm_new()
+ * keeps a copy and does not look at the files.
+ */
+struct vm_boot_files {
+	const char *kernel;  /* absolute; NULL: a reset ends the guest */
+	const char *initrd;  /* NULL: none */
+	const char *cmdline; /* NULL: empty */
+};
+
+/* The copy is to be ended with fini, which takes all NULL. */
+int vm_boot_files_copy(const struct vm_boot_files *from,
+		       struct vm_boot_files *ret_to);
+void vm_boot_files_fini(struct vm_boot_files *f);
+
 struct vm_config {
 	uint64_t ram_bytes;
 	unsigned int nr_cpus; /* 1..VM_CPUS_MAX */
@@ -67,6 +82,7 @@ struct vm_config {
 	const struct kvm_cpuid_entry2 *cpuid;
 	size_t nr_cpuid;
 	uint32_t tsc_khz; /* 0: the host's */
+	struct vm_boot_files boot_files;
 	/* Their order is the order of PCI slots. */
 	const struct vm_disk_config *disks;
 	size_t nr_disks;
@@ -92,6 +108,7 @@ int vm_new(const struct vm_config *cfg, const struct vm_ops *ops, void *ctx,
 void vm_free(struct vm *vm);
 
 struct vm_mem *vm_mem(struct vm *vm);
+const struct vm_boot_files *vm_boot_files(const struct vm *vm); /* borrowed */
 unsigned int vm_nr_cpus(const struct vm *vm);
 uint32_t vm_tsc_khz(const struct vm *vm);
 uint32_t vm_dirty_ring_entries(const struct vm *vm);

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "vmm/device.h"
+#include "vmm/dirty.h"
 #include "vmm/vm.h"
 
 struct virtio_device;
@@ -65,6 +66,7 @@ struct vm {
 	bool has_sregs2;
 	bool has_tsc_offset; /* and the guest's TSC is not scaled */
 	uint32_t tsc_khz;
+	struct vm_boot_files boot_files;
 	struct vm_state power_on; /* vCPUs and irqchip as they were born */
 	/* Filled by vm_device_add() before vm_start(). */
 	struct vm_device *devices[VM_DEVICES_MAX];
@@ -90,7 +92,7 @@ struct vm {
 
 	/* The thread that tracks dirty pages. */
 	uint64_t *log_scratch; /* one slot's bitmap; NULL: not logging */
-	bool log_manual;
+	enum vm_dirty_log log_how;
 
 	pthread_mutex_t ring_lock;
 	uint64_t *ring_bitmap; /* harvested and not yet collected */
@@ -198,6 +200,17 @@ void vm_dirty_ring_unmap(struct vm_cpu *c);
 void vm_dirty_fini(struct vm *vm);
 /* KVM_EXIT_DIRTY_RING_FULL, on the vCPU's thread. */
 int vm_dirty_ring_full(struct vm_cpu *c);
+
+/* dirty_wp_all.c */
+
+/* fd: /dev/kvm or a vm's. Fills wp_all and log_flags. */
+void vm_wp_all_caps(int fd, struct vm_dirty_caps *ret_caps);
+/* From now on KVM_GET_DIRTY_LOG looks at its flags, or ignores them again. */
+int vm_wp_all_enable_flags(struct vm *vm, bool on);
+/* The next store to any page is a fault that marks it. No time to speak of. */
+int vm_wp_all_protect(struct vm *vm);
+/* No more faults than those already on their way. */
+int vm_wp_all_drop(struct vm *vm);
 
 /* bus.c */
 

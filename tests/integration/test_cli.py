@@ -76,7 +76,7 @@ def test_migrate_reports_all_that_it_promises(host):
         "result", "mode", "switchover", "total_ms", "setup_ms", "precopy_ms",
         "downtime_ms", "downtime", "postcopy_ms", "rounds", "bytes_sent",
         "pages_sent", "pages_zero", "pages_skipped", "channels", "tracker",
-        "throughput_bytes_per_s", "faults", "pauses"}
+        "throughput_bytes_per_s", "faults", "pauses", "syncs"}
     assert set(stats["downtime"]) == {"stop_ms", "sync_ms", "pages_ms",
                                       "state_ms", "commit_ms", "start_ms"}
     assert set(stats["faults"]) == {"count", "p50_us", "p99_us", "max_us"}

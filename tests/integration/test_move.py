@@ -13,9 +13,18 @@ FIT = ("--downtime-limit", "500")  # lets precopy end with a busy guest
 MODES = ("precopy", "postcopy", "hybrid")
 
 
+def offered_trackers(host):
+    """Best first, as doctor has them."""
+    findings = host.vmmd("doctor", "--json").json["findings"]
+    return [f["name"].split()[1] for f in findings
+            if f["name"].startswith("tracker ") and f["found"]]
+
+
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("tracker", ["log", "manual", "ring"])
+@pytest.mark.parametrize("tracker", ["log", "manual", "ring", "wp-all"])
 def test_every_mode_with_every_tracker(host, mode, tracker):
+    if tracker not in offered_trackers(host):
+        pytest.skip(f"this kernel has no tracker {tracker}")
     ring = ("--dirty-ring", 4096) if tracker == "ring" else ()
     guest = host.run(BUSY, cpus=2, options=ring).wait_ready()
     stats = host.move(guest, "--mode", mode, "--tracker", tracker, *FIT)
@@ -24,6 +33,26 @@ def test_every_mode_with_every_tracker(host, mode, tracker):
     assert stats["mode"] == mode
     if mode != "hybrid":
         assert stats["switchover"] == mode
+    assert stats["syncs"]["count"] > 0
+
+
+def test_auto_takes_the_best_tracker(host):
+    best = [t for t in offered_trackers(host) if t != "ring"][0]
+    guest = host.run(BUSY).wait_ready()
+    stats = host.move(guest, "--mode", "precopy", *FIT)
+    assert stats["tracker"] == best
+    guest.verify()
+
+
+def test_a_tracker_that_is_not_there_says_how_to_get_it(host):
+    if "wp-all" in offered_trackers(host):
+        pytest.skip("this kernel has it")
+    guest = host.run(BUSY).wait_ready()
+    refusal = host.vmmd("migrate", guest.vmm.name, host.receive().uri,
+                        "--tracker", "wp-all", check=False)
+    assert refusal.status == FAILED
+    assert "kernel-patch" in refusal.stderr
+    guest.verify()
 
 
 def test_there_and_back_and_on(host):

@@ -95,15 +95,13 @@ static struct tiny *start(uint32_t ring_entries)
 	return t;
 }
 
-static void test_log_is_exact_each_time(void **state)
+static void log_is_exact(struct tiny *t, enum vm_dirty_log how)
 {
-	struct tiny *t = start(0);
 	uint64_t *b = new_bitmap(t);
 
-	(void)state;
 	assert_int_equal(vm_dirty_log_fetch(t->vm, b), -EINVAL);
-	assert_int_equal(vm_dirty_log_start(t->vm, false), 0);
-	assert_int_equal(vm_dirty_log_start(t->vm, false), -EALREADY);
+	assert_int_equal(vm_dirty_log_start(t->vm, how), 0);
+	assert_int_equal(vm_dirty_log_start(t->vm, how), -EALREADY);
 	for (int i = 0; i < 3; i++) {
 		run_once(t, small);
 		assert_int_equal(vm_dirty_log_fetch(t->vm, b), 0);
@@ -118,6 +116,66 @@ static void test_log_is_exact_each_time(void **state)
 	assert_int_equal(vm_dirty_log_stop(t->vm), 0);
 	run_once(t, small);
 	free(b);
+}
+
+static void test_log_is_exact_each_time(void **state)
+{
+	struct tiny *t = start(0);
+
+	(void)state;
+	log_is_exact(t, VM_DIRTY_LOG_FETCH);
+	tiny_free(t);
+}
+
+/* On and off twice: what one tracking left behind is no business of the next. */
+static void test_wp_all_is_exact_each_time(void **state)
+{
+	struct tiny *t = start(0);
+	struct vm_dirty_caps caps;
+
+	(void)state;
+	vm_dirty_caps_vm(t->vm, &caps);
+	if (!caps.wp_all || !caps.log_flags) {
+		tiny_free(t);
+		print_message("KVM_CAP_X86_WRITE_PROTECT_ALL: no\n");
+		skip();
+	}
+	log_is_exact(t, VM_DIRTY_LOG_WP_ALL);
+	log_is_exact(t, VM_DIRTY_LOG_WP_ALL);
+	log_is_exact(t, VM_DIRTY_LOG_FETCH);
+	tiny_free(t);
+}
+
+static void need_ring(void)
+{
+	struct vm_dirty_caps caps;
+	int fd;
+
+	assert_int_equal(vm_kvm_open(&fd, NULL), 0);
+	vm_dirty_caps(fd, &caps);
+	close(fd);
+	if (caps.ring_entries_max == 0) {
+		print_message("KVM_CAP_DIRTY_LOG_RING: no\n");
+		skip();
+	}
+}
+
+/* KVM denies it to a vm with rings; asking all the same changes nothing. */
+static void test_wp_all_is_refused_with_a_ring(void **state)
+{
+	struct vm_dirty_caps caps;
+	struct tiny *t;
+
+	(void)state;
+	need_ring();
+	t = start(1024);
+	vm_dirty_caps_vm(t->vm, &caps);
+	assert_false(caps.wp_all);
+	assert_false(caps.log_flags);
+	assert_int_equal(vm_dirty_log_start(t->vm, VM_DIRTY_LOG_WP_ALL),
+			 -EINVAL);
+	assert_int_equal(vm_dirty_log_start(t->vm, VM_DIRTY_LOG_FETCH), 0);
+	assert_int_equal(vm_dirty_log_stop(t->vm), 0);
 	tiny_free(t);
 }
 
@@ -136,7 +194,7 @@ static void test_manual_clears_only_what_it_is_told(void **state)
 		print_message("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: no\n");
 		skip();
 	}
-	assert_int_equal(vm_dirty_log_start(t->vm, true), 0);
+	assert_int_equal(vm_dirty_log_start(t->vm, VM_DIRTY_LOG_MANUAL), 0);
 	assert_int_equal(vm_dirty_log_fetch(t->vm, b), 0);
 	assert_int_equal(count(t, b), caps.initially_set ? pages : 0);
 	/* One range across both slots. */
@@ -171,8 +229,9 @@ static void ring_is_exact(uint32_t entries)
 	struct tiny *t = start(entries);
 	uint64_t *b = new_bitmap(t);
 
-	assert_int_equal(vm_dirty_log_start(t->vm, true), -EINVAL);
-	assert_int_equal(vm_dirty_log_start(t->vm, false), 0);
+	assert_int_equal(vm_dirty_log_start(t->vm, VM_DIRTY_LOG_MANUAL),
+			 -EINVAL);
+	assert_int_equal(vm_dirty_log_start(t->vm, VM_DIRTY_LOG_FETCH), 0);
 	for (int i = 0; i < 3; i++) {
 		run_once(t, small);
 		assert_int_equal(vm_dirty_ring_collect(t->vm, b), 0);
@@ -186,10 +245,10 @@ static void ring_is_exact(uint32_t entries)
 	}
 	assert_int_equal(vm_dirty_log_stop(t->vm), 0);
 	/* What is left from one tracking does not show up in the next. */
-	assert_int_equal(vm_dirty_log_start(t->vm, false), 0);
+	assert_int_equal(vm_dirty_log_start(t->vm, VM_DIRTY_LOG_FETCH), 0);
 	run_once(t, small);
 	assert_int_equal(vm_dirty_log_stop(t->vm), 0);
-	assert_int_equal(vm_dirty_log_start(t->vm, false), 0);
+	assert_int_equal(vm_dirty_log_start(t->vm, VM_DIRTY_LOG_FETCH), 0);
 	assert_int_equal(vm_dirty_ring_collect(t->vm, b), 0);
 	assert_int_equal(count(t, b), 0);
 	free(b);
@@ -198,17 +257,8 @@ static void ring_is_exact(uint32_t entries)
 
 static void test_ring_is_exact(void **state)
 {
-	struct vm_dirty_caps caps;
-	int fd;
-
 	(void)state;
-	assert_int_equal(vm_kvm_open(&fd, NULL), 0);
-	vm_dirty_caps(fd, &caps);
-	close(fd);
-	if (caps.ring_entries_max == 0) {
-		print_message("KVM_CAP_DIRTY_LOG_RING: no\n");
-		skip();
-	}
+	need_ring();
 	ring_is_exact(65536);
 	ring_is_exact(4096);
 	ring_is_exact(1024);
@@ -219,6 +269,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_log_is_exact_each_time),
 		cmocka_unit_test(test_manual_clears_only_what_it_is_told),
+		cmocka_unit_test(test_wp_all_is_exact_each_time),
+		cmocka_unit_test(test_wp_all_is_refused_with_a_ring),
 		cmocka_unit_test(test_ring_is_exact),
 	};
 

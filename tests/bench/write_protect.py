@@ -1,0 +1,178 @@
+#!/usr/bin/python3
+"""Measure what dirty logging costs, on a stock and on the patched kernel.
+
+write_protect.py [--json] [--smoke] [--clock instructions|host] [--runs N]
+                 [--mem MIB,...] [--vcpus N,...] [--kvm-param M.NAME=V]
+
+Boots the lab with each kernel (kernel-patch/README.md), has write_protect measure
+every tracker there, and prints tables with ratios: the sync of a guest that has
+written all of its memory, a tenth of it and nothing, and what the guest needs to
+write it all again after that. Figures are medians of N in one guest.
+
+The lab is a software emulation. By default its clock counts instructions, one a
+nanosecond (tests/lab/README.md): what is printed as "us" then is thousands of them,
+and the same in every run. With --clock host it is the emulator's time. A ratio of
+two figures from the same kind of code says something about hardware; the figures
+themselves say nothing.
+
+Environment: WRITE_PROTECT, the binary; else the release build's.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LAB = ROOT / "tests/lab/run.sh"
+BINARY = os.environ.get("WRITE_PROTECT",
+                        str(ROOT / "build/release/tests/bench/write_protect"))
+SKIPPED = 77
+# What is the same code on both kernels is measured on one, but for the log.
+TRACKERS = {"stock": ("log", "manual", "ring"), "patched": ("log", "wp-all")}
+KERNELS = {"stock": "built", "patched": "patched"}  # as run.sh calls them
+LAB_OVERHEAD_MIB = 1536
+TIMEOUT_S = 6 * 3600
+
+
+def inside(sizes, vcpus, runs, trackers):
+    """In the lab: one guest after the other."""
+    for mib in sizes:
+        for cpus in vcpus:
+            for tracker in trackers:
+                subprocess.run([BINARY, tracker, str(mib), str(cpus),
+                                str(runs)], check=True)
+
+
+def measure(kernel, trackers, args):
+    """{(tracker, mib, vcpus, what): {"write_us": median, ...}}"""
+    lab = subprocess.run(
+        [LAB, "--kernel", KERNELS[kernel], "--timeout", str(TIMEOUT_S),
+         "--mem", str(max(args.mem) + LAB_OVERHEAD_MIB),
+         "--clock", args.clock, *param_options(args.kvm_param), "--",
+         "env", f"WRITE_PROTECT={BINARY}", sys.executable, __file__,
+         "--inside", ",".join(trackers), "--mem", join(args.mem),
+         "--vcpus", join(args.vcpus), "--runs", str(args.runs)],
+        stdout=subprocess.PIPE, text=True, check=False)
+    if lab.returncode == SKIPPED:
+        sys.exit(SKIPPED)
+    if lab.returncode != 0:
+        sys.exit(f"the lab with the {kernel} kernel ended with "
+                 f"{lab.returncode}:\n{lab.stdout}")
+    samples = defaultdict(list)
+    for line in lab.stdout.splitlines():
+        if not line.startswith("{"):
+            continue
+        s = json.loads(line)
+        samples[s["tracker"], s["mib"], s["vcpus"], s["what"]].append(s)
+    return {key: {field: statistics.median(s[field] for s in group)
+                  for field in ("write_us", "fetch_us", "protect_us", "pages")}
+            for key, group in samples.items()}
+
+
+def join(numbers):
+    return ",".join(map(str, numbers))
+
+
+def param_options(param):
+    return ["--kvm-param", param] if param else []
+
+
+def sync_us(sample):
+    return sample["fetch_us"] + sample["protect_us"]
+
+
+def ms(us):
+    return f"{us / 1000:.3f}"
+
+
+def print_table(title, head, rows):
+    print(f"\n{title}\n")
+    print("| " + " | ".join(head) + " |")
+    print("|" + "---|" * len(head))
+    for row in rows:
+        print("| " + " | ".join(map(str, row)) + " |")
+
+
+def sync_rows(results, what):
+    """Each tracker's sync, beside the stock log's."""
+    for (kernel, (tracker, mib, vcpus, w)), s in results.items():
+        if w != what:
+            continue
+        base = sync_us(results["stock", ("log", mib, vcpus, what)])
+        yield (mib, vcpus, f"{tracker}, {kernel}", ms(s["fetch_us"]),
+               ms(s["protect_us"]), ms(sync_us(s)),
+               f"{base / max(sync_us(s), 0.001):.1f}",
+               f"{base / max(s['protect_us'], 0.001):.1f}")
+
+
+def write_rows(results, what):
+    """The guest's own time after each tracker's protection."""
+    for (kernel, (tracker, mib, vcpus, w)), s in results.items():
+        if w != what:
+            continue
+        base = results["stock", ("log", mib, vcpus, what)]["write_us"]
+        free = results[kernel, (tracker, mib, vcpus, "untracked")]["write_us"]
+        yield (mib, vcpus, f"{tracker}, {kernel}", ms(free),
+               ms(s["write_us"]), f"{s['write_us'] / base:.3f}")
+
+
+def print_tables(results, busy):
+    head = ("MiB", "vCPUs", "tracker, kernel", "fetch ms", "protect ms",
+            "sync ms", "stock log / sync", "stock log / protect")
+    for what, title in (
+            ("start", "Tracking begins (all memory written before)"),
+            ("all", "A sync after all memory was written"),
+            ("tenth", "A sync after a tenth of it was written"),
+            ("none", "A sync after nothing was written"),
+            *busy):
+        print_table(title, head, sorted(sync_rows(results, what)))
+    print_table("The guest writes all its memory after a protection",
+                ("MiB", "vCPUs", "tracker, kernel", "untracked ms",
+                 "tracked ms", "of the stock log's"),
+                sorted(write_rows(results, "all")))
+
+
+def integers(text):
+    return [int(n) for n in text.split(",")]
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--smoke", action="store_true",
+                        help="small, to see that it works")
+    parser.add_argument("--clock", choices=("instructions", "host"),
+                        default="instructions")
+    parser.add_argument("--mem", type=integers,
+                        default=[1024, 2048, 3072, 4096])
+    parser.add_argument("--vcpus", type=integers, default=[1, 2, 4])
+    parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--kvm-param", help="for the lab, as kvm.tdp_mmu=0")
+    parser.add_argument("--inside", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.smoke:
+        args.mem, args.vcpus, args.runs = [64], [2], 2
+    if args.inside:
+        inside(args.mem, args.vcpus, args.runs, args.inside.split(","))
+        return
+    results = {}
+    for kernel in KERNELS:
+        for key, sample in measure(kernel, TRACKERS[kernel], args).items():
+            results[kernel, key] = sample
+    if args.json:
+        print(json.dumps([{"kernel": kernel, "tracker": key[0], "mib": key[1],
+                           "vcpus": key[2], "what": key[3], **sample}
+                          for (kernel, key), sample in results.items()]))
+    else:
+        busy = ("busy", "The same as all, with the vCPUs in the guest")
+        print_tables(results, [busy] if args.clock == "host" else [])
+
+
+if __name__ == "__main__":
+    main()
