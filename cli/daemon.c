@@ -100,11 +100,10 @@ static void act_on_event(struct daemon *d)
 		daemon_end(d, CLI_DONE, "the guest powered off");
 		return;
 	case VM_EVENT_RESET:
-		if (d->boot.kernel_fd < 0) {
+		if (!vm_boot_files(d->guest->vm)->kernel) {
 			daemon_end(d, CLI_DONE,
 				   "the guest asked for a reset; it came from "
-				   "elsewhere and no kernel is here to boot "
-				   "it again");
+				   "elsewhere and nobody said what to boot");
 		} else if (daemon_reboot(d, &err) < 0) {
 			daemon_end(d, CLI_FAILED, "reset: %s", err);
 			free(err);
@@ -134,9 +133,11 @@ void daemon_settle(struct daemon *d)
 	}
 	/*
 	 * While pages come from a peer its process waits for our last word:
-	 * ending now would leave it paused for ever. A file waits for nobody.
+	 * ending now would leave it paused for ever. A file waits for nobody,
+	 * but what comes from it must not come into what a reset has booted.
 	 */
-	if (d->arrival && op_kind(d->arrival) == OP_RECEIVE)
+	if (d->arrival && (op_kind(d->arrival) == OP_RECEIVE ||
+			   vm_event_peek(d->guest->vm) == VM_EVENT_RESET))
 		return;
 	act_on_event(d);
 }
@@ -347,6 +348,16 @@ static void free_guest(struct daemon *d)
 	daemon_origin_fini(d);
 }
 
+/*
+ * Some of its pages never came, and who waits for one would be given zeros as
+ * soon as the userfaultfd is gone: a disk write among them would put those on the
+ * disk. A process that just dies gives them nothing.
+ */
+static bool guest_is_incomplete(const struct daemon *d)
+{
+	return d->guest && mig_guest_missing_pages(d->guest) > 0;
+}
+
 static json_t *end_report(const struct daemon *d)
 {
 	return json_pack("{s:s, s:s*}", "result", "ended", "reason",
@@ -394,12 +405,14 @@ static void tell_clients(struct daemon *d)
 static void tear_down(struct daemon *d)
 {
 	bool clean = d->exit_status == CLI_DONE || !d->announced;
+	bool incomplete = guest_is_incomplete(d);
 
 	if (d->serial)
 		serial_connect(d->serial, NULL);
 	if (d->console)
 		serial_connect(d->console, NULL);
-	free_guest(d);
+	if (!incomplete)
+		free_guest(d);
 	serial_free(d->console);
 	serial_free(d->serial); /* the terminal is ours again */
 	say_the_end(d);
@@ -410,6 +423,8 @@ static void tear_down(struct daemon *d)
 		tell_clients(d);
 		control_free(d->control);
 	}
+	if (incomplete)
+		_exit(d->exit_status);
 	if (d->claim.name)
 		close(d->claim.listen_fd);
 	ev_loop_destroy(d->loop);

@@ -46,7 +46,7 @@ struct daemon {
 	struct serial *serial;  /* its output side: vCPU threads too */
 	struct serial *console; /* the same; NULL: output is dropped */
 
-	/* The guest and what it can be rebooted from (kernel_fd -1: nothing). */
+	/* The guest and what it boots from (kernel_fd -1: not opened yet). */
 	struct mig_guest *guest;
 	struct vm_boot boot;
 	char *listen_uri; /* where a receive really listens */
@@ -94,6 +94,9 @@ int daemon_begin(struct daemon *d, char **err);
 void daemon_on_arrival(void *daemon);
 /* The arrival is over and no operation looks at its guest: forget it. */
 void daemon_retire_arrival(struct daemon *d);
+/* What a reset boots; nothing when it is open already. */
+int daemon_open_boot_files(struct daemon *d, const struct vm_boot_files *files,
+			   char **err);
 /* Closes and frees what daemon_begin() left behind. */
 void daemon_origin_fini(struct daemon *d);
 

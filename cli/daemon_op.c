@@ -27,8 +27,8 @@ static int job_resume(void *ctx)
 
 /*
  * It discards all memory, so nobody else may be looking at it: only RUNNING and
- * PAUSED lead here (daemon_settle), where no operation has the guest, and a guest
- * with pages still to come has no kernel to boot (daemon_origin.c).
+ * PAUSED lead here (daemon_settle), where no operation has the guest and no page
+ * is still to come.
  */
 static int job_reboot(void *ctx)
 {
@@ -36,6 +36,9 @@ static int job_reboot(void *ctx)
 	int ret;
 
 	ret = vm_pause(d->guest->vm);
+	if (ret == 0)
+		ret = daemon_open_boot_files(d, vm_boot_files(d->guest->vm),
+					     &d->job_error);
 	if (ret == 0)
 		ret = vm_reboot(d->guest->vm, &d->boot, &d->job_error);
 	if (ret == 0)

@@ -59,14 +59,17 @@ static int open_image(const char *what, const char *path, int *ret_fd,
 	return 0;
 }
 
-static int open_images(struct daemon *d, char **err)
+int daemon_open_boot_files(struct daemon *d, const struct vm_boot_files *files,
+			   char **err)
 {
-	int ret;
+	int ret = 0;
 
-	d->boot.cmdline = d->cfg->cmdline;
-	ret = open_image("kernel", d->cfg->kernel, &d->boot.kernel_fd, err);
-	if (ret == 0 && d->cfg->initrd)
-		ret = open_image("initrd", d->cfg->initrd, &d->boot.initrd_fd,
+	d->boot.cmdline = files->cmdline;
+	if (d->boot.kernel_fd < 0)
+		ret = open_image("kernel", files->kernel, &d->boot.kernel_fd,
+				 err);
+	if (ret == 0 && files->initrd && d->boot.initrd_fd < 0)
+		ret = open_image("initrd", files->initrd, &d->boot.initrd_fd,
 				 err);
 	return ret;
 }
@@ -80,7 +83,23 @@ static void guest_is_here(struct daemon *d, struct mig_guest *g)
 	daemon_enter_idle(d);
 }
 
-static int begin_kernel(struct daemon *d, char **err)
+/* They are opened again elsewhere, or after a change of directory. */
+static int name_boot_files(struct daemon *d, struct vm_boot_files *ret_files)
+{
+	const struct daemon_config *cfg = d->cfg;
+	char *kernel = cli_absolute(cfg->kernel);
+	char *initrd = cfg->initrd ? cli_absolute(cfg->initrd) : NULL;
+	struct vm_boot_files files = { kernel, initrd, cfg->cmdline };
+	int ret = !kernel || (cfg->initrd && !initrd)
+			  ? -ENOENT
+			  : vm_boot_files_copy(&files, ret_files);
+
+	free(kernel);
+	free(initrd);
+	return ret;
+}
+
+static int new_vm(struct daemon *d, struct vm **ret_vm, char **err)
 {
 	struct vm_config vm_cfg = {
 		.ram_bytes = d->cfg->ram_bytes,
@@ -96,13 +115,25 @@ static int begin_kernel(struct daemon *d, char **err)
 		.rng = d->cfg->rng,
 		.balloon = d->cfg->balloon,
 	};
+	int ret;
+
+	ret = name_boot_files(d, &vm_cfg.boot_files);
+	if (ret == 0)
+		ret = daemon_open_boot_files(d, &vm_cfg.boot_files, err);
+	if (ret == 0)
+		ret = vm_new(&vm_cfg, &daemon_vm_ops, d, ret_vm, err);
+	vm_boot_files_fini(&vm_cfg.boot_files);
+	d->boot.cmdline = d->cfg->cmdline;
+	return ret;
+}
+
+static int begin_kernel(struct daemon *d, char **err)
+{
 	struct mig_guest *g = NULL;
 	struct vm *vm = NULL;
 	int ret;
 
-	ret = open_images(d, err);
-	if (ret == 0)
-		ret = vm_new(&vm_cfg, &daemon_vm_ops, d, &vm, err);
+	ret = new_vm(d, &vm, err);
 	if (ret < 0)
 		return ret;
 	ret = mig_guest_new(vm, &g);

@@ -79,6 +79,8 @@ int mig_hardware_of(struct vm *vm, struct mig_hardware *ret_hardware)
 		ret = copy_nets(vm, &h);
 	if (ret == 0)
 		ret = copy_vsock(vm, &h);
+	if (ret == 0)
+		ret = vm_boot_files_copy(vm_boot_files(vm), &h.boot_files);
 	if (ret < 0)
 		mig_hardware_fini(&h);
 	else
@@ -95,12 +97,13 @@ void mig_hardware_fini(struct mig_hardware *h)
 	if (h->has_vsock)
 		free((char *)h->vsock.path);
 	h->has_vsock = false;
+	vm_boot_files_fini(&h->boot_files);
 }
 
 bool mig_hardware_is_any(const struct mig_hardware *h)
 {
 	return h->nr_disks > 0 || h->nr_nets > 0 || h->has_vsock ||
-	       h->console || h->rng || h->balloon;
+	       h->console || h->rng || h->balloon || h->boot_files.kernel;
 }
 
 /* ---- with what the host has instead ---- */
@@ -205,4 +208,5 @@ void mig_hardware_plan(const struct mig_hardware *h,
 	cfg->console = h->console;
 	cfg->rng = h->rng;
 	cfg->balloon = h->balloon;
+	cfg->boot_files = h->boot_files;
 }

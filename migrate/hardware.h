@@ -1,5 +1,6 @@
 /*
- * migrate/hardware.h: the virtio devices of a machine, as others must know them.
+ * migrate/hardware.h: the virtio devices of a machine, as others must know them,
+ * and what it is booted from.
  *
  * A peer or a snapshot describes them (struct mig_hardware). Who takes the guest
  * in may say where they lead to on his host (struct mig_host_side). Both make
@@ -30,6 +31,7 @@ struct mig_hardware {
 	bool console;
 	bool rng;
 	bool balloon;
+	struct vm_boot_files boot_files; /* kernel NULL: none are known */
 };
 
 /* A copy of what vm has. */

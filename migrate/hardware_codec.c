@@ -8,6 +8,7 @@
 #include <sys/un.h>
 
 #include "migrate/say.h"
+#include "vmm/boot.h"
 
 static void fill_disk(Vmmd__Disk *msg, const struct vm_disk_info *d)
 {
@@ -28,6 +29,22 @@ static void fill_net(Vmmd__Net *msg, const struct vm_net_info *n)
 	msg->mac.len = sizeof(n->mac);
 	msg->features = n->features;
 	msg->nr_queues = n->nr_queues;
+}
+
+/* protobuf-c's empty string is one that it compares by address. */
+static char *text_or_empty(const char *text)
+{
+	return text ? (char *)text : (char *)protobuf_c_empty_string;
+}
+
+static void fill_boot_files(struct mig_hardware_msg *m,
+			    const struct vm_boot_files *f)
+{
+	vmmd__boot_files__init(&m->boot_files);
+	m->boot_files.kernel = (char *)f->kernel;
+	m->boot_files.initrd = text_or_empty(f->initrd);
+	m->boot_files.cmdline = text_or_empty(f->cmdline);
+	m->msg.boot_files = &m->boot_files;
 }
 
 void mig_hardware_fill(const struct mig_hardware *h, struct mig_hardware_msg *m)
@@ -53,6 +70,8 @@ void mig_hardware_fill(const struct mig_hardware *h, struct mig_hardware_msg *m)
 		m->vsock.path = (char *)h->vsock.path;
 		m->msg.vsock = &m->vsock;
 	}
+	if (h->boot_files.kernel)
+		fill_boot_files(m, &h->boot_files);
 	m->msg.console = h->console;
 	m->msg.rng = h->rng;
 	m->msg.balloon = h->balloon;
@@ -147,6 +166,26 @@ static int take_vsock(const Vmmd__Vsock *msg, struct mig_hardware *h,
 	return 0;
 }
 
+static int take_boot_files(const Vmmd__BootFiles *msg, struct mig_hardware *h,
+			   char **err)
+{
+	bool initrd = msg->initrd[0] != '\0';
+
+	if (!path_ok(msg->kernel, PATH_MAX) ||
+	    (initrd && !path_ok(msg->initrd, PATH_MAX)) ||
+	    strlen(msg->cmdline) >= VM_CMDLINE_BYTES_MAX)
+		return mig_say(
+			err, -EBADMSG,
+			"what it is booted from: a value is out of range");
+	return vm_boot_files_copy(
+		&(struct vm_boot_files){
+			.kernel = msg->kernel,
+			.initrd = initrd ? msg->initrd : NULL,
+			.cmdline = msg->cmdline,
+		},
+		&h->boot_files);
+}
+
 static int take_all(const Vmmd__Hardware *msg, struct mig_hardware *h,
 		    char **err)
 {
@@ -165,6 +204,8 @@ static int take_all(const Vmmd__Hardware *msg, struct mig_hardware *h,
 		ret = take_net(msg->nets[i], i, h, err);
 	if (ret == 0 && msg->vsock)
 		ret = take_vsock(msg->vsock, h, err);
+	if (ret == 0 && msg->boot_files)
+		ret = take_boot_files(msg->boot_files, h, err);
 	h->console = msg->console;
 	h->rng = msg->rng;
 	h->balloon = msg->balloon;

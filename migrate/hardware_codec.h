@@ -22,6 +22,7 @@ struct mig_hardware_msg {
 	Vmmd__Net nets[MIG_NETS_MAX];
 	Vmmd__Net *net_list[MIG_NETS_MAX];
 	Vmmd__Vsock vsock;
+	Vmmd__BootFiles boot_files;
 };
 
 /* *m stays where it is until it has been packed. */

@@ -231,6 +231,9 @@ static void command(struct cpu *c)
 	case 'q':
 		end(c, POWER_OFF);
 		break;
+	case 'r':
+		end(c, POWER_RESET);
+		break;
 	}
 }
 

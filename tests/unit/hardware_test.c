@@ -20,6 +20,7 @@
 #include <cmocka.h>
 
 #include "migrate/hardware_codec.h"
+#include "vmm/boot.h"
 
 #define DISK_BYTES (UINT64_C(1) << 20)
 
@@ -33,7 +34,9 @@ static struct mig_hardware sample(void)
 				  .nr_nets = 1,
 				  .has_vsock = true,
 				  .console = true,
-				  .balloon = true };
+				  .balloon = true,
+				  .boot_files = { "/boot/kernel", NULL,
+						  "quiet" } };
 
 	h.disks[0] = (struct vm_disk_info){ .path = disk_path,
 					    .bytes = DISK_BYTES,
@@ -119,6 +122,9 @@ static void test_arrives_as_it_went(void **state)
 	assert_true(got.has_vsock && got.console && got.balloon && !got.rng);
 	assert_int_equal(got.vsock.cid, 42);
 	assert_string_equal(got.vsock.path, h.vsock.path);
+	assert_string_equal(got.boot_files.kernel, "/boot/kernel");
+	assert_null(got.boot_files.initrd);
+	assert_string_equal(got.boot_files.cmdline, "quiet");
 	mig_hardware_fini(&got);
 }
 
@@ -196,6 +202,24 @@ static void long_vsock_path(struct mig_hardware *h)
 	h->vsock.path = path;
 }
 
+static void relative_kernel(struct mig_hardware *h)
+{
+	h->boot_files.kernel = "vmlinuz";
+}
+
+static void relative_initrd(struct mig_hardware *h)
+{
+	h->boot_files.initrd = "../initrd";
+}
+
+static void long_cmdline(struct mig_hardware *h)
+{
+	static char cmdline[VM_CMDLINE_BYTES_MAX + 1];
+
+	memset(cmdline, 'x', sizeof(cmdline) - 1);
+	h->boot_files.cmdline = cmdline;
+}
+
 static void test_nonsense_is_refused(void **state)
 {
 	static damage *const damages[] = {
@@ -203,6 +227,7 @@ static void test_nonsense_is_refused(void **state)
 		huge_disk,       no_queues,          absurd_queues,
 		long_tap,        tap_that_is_a_path, tap_that_is_a_format,
 		cid_of_the_host, cid_of_anybody,     long_vsock_path,
+		relative_kernel, relative_initrd,    long_cmdline,
 	};
 	size_t i;
 
