@@ -30,8 +30,10 @@ set -uo pipefail
 lab=$(dirname "$(realpath "$0")")
 boot_limit_s=180	# from start to "up"; 3 when nothing else uses the host
 power_off_limit_s=30
+slice_limit_s=10	# how often the console is looked at
 console_tail=40
-complaints='WARNING: |BUG: |Oops|KASAN|INFO: task .* blocked|general protection'
+crashes='BUG: |Oops|Kernel panic'
+complaints="WARNING: |$crashes|KASAN|INFO: task .* blocked|general protection"
 
 kernel=built
 cpus=2
@@ -287,6 +289,24 @@ left_s() {
 	echo $((left > 1 ? left : 1))
 }
 
+# A kernel that crashed may never come to its panic: it gets another slice of time
+# to say more, and status 126 stands for it.
+wait_for_exit() {
+	local ret=124 crashed slice_s
+
+	while [ $ret -eq 124 ] && [ "$SECONDS" -lt "$timeout_s" ]; do
+		grep -aqE "$crashes" "$tmp/console" && crashed=yes || crashed=
+		slice_s=$(left_s)
+		[ "$slice_s" -lt $slice_limit_s ] || slice_s=$slice_limit_s
+		wait_for exit "$slice_s"
+		ret=$?
+		if [ $ret -eq 124 ] && [ -n "$crashed" ]; then
+			return 126
+		fi
+	done
+	return $ret
+}
+
 watch() {
 	local limit_s status
 
@@ -297,10 +317,11 @@ watch() {
 	124) give_up 125 "the lab did not come up in $limit_s s"; return ;;
 	125) died "while it started"; return ;;
 	esac
-	wait_for exit "$(left_s)"
+	wait_for_exit
 	case $? in
 	124) give_up 124 "timeout: not done in $timeout_s s: ${command[*]}"; return ;;
 	125) died "during: ${command[*]}"; return ;;
+	126) give_up 125 "the lab's kernel crashed during: ${command[*]}"; return ;;
 	esac
 	status=$answer
 	wait_for end-of-file "$power_off_limit_s"

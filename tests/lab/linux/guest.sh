@@ -112,7 +112,11 @@ put_modules() {
 }
 
 put_files() {
-	mkdir -p "$root"/{bin,dev,proc,sbin,sys,tmp}
+	local button=$root/etc/acpi/PWRF/00000080	# busybox's name for it
+
+	mkdir -p "$root"/{bin,dev,proc,sbin,sys,tmp} "${button%/*}"
+	printf '#!/bin/sh\npoweroff -f\n' >"$button"
+	chmod 755 "$button"
 	cp /bin/busybox "$root/bin/busybox"
 	${CC:-cc} -static -O2 -Wall -o "$root/bin/vsock" "$here/vsock.c"
 	${CC:-cc} -static -O2 -Wall -o "$part/load" "$here"/load/*.c -luring
