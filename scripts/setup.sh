@@ -1,6 +1,8 @@
 #!/bin/bash
 # Install the Debian packages that building and testing vmmd needs, and only
 # those that are missing. Debian 12 and 13; safe to repeat.
+#
+#	scripts/setup.sh [--lab]	with what tests/lab needs besides
 set -euo pipefail
 
 packages=(
@@ -9,6 +11,12 @@ packages=(
 	libcmocka-dev libev-dev libjansson-dev libprotobuf-c-dev
 	liburing-dev libxxhash-dev protobuf-c-compiler
 	jq python3 python3-pytest
+)
+
+# An emulator with AMD SVM, kernels for it, and what its guests are made of.
+lab_packages=(
+	qemu-system-x86 linux-source-6.12 flex bison bc libelf-dev patch xz-utils
+	busybox-static cpio e2fsprogs file iproute2 kmod
 )
 
 installed() {
@@ -53,3 +61,10 @@ fi
 install_missing "${packages[@]}"
 # clang's sanitizer and fuzzer runtime is named after its major version.
 install_missing "libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev"
+[ "${1:-}" = --lab ] || exit 0
+install_missing "${lab_packages[@]}" ||
+	echo "setup: not all of the lab's packages can be had; its tests will be skipped"
+# Part of QEMU in Debian 12.
+if apt-cache show virtiofsd >/dev/null 2>&1; then
+	install_missing virtiofsd
+fi

@@ -332,9 +332,9 @@ class Host:
         guest.wait_line("GUEST-START")
         return guest
 
-    def receive(self, options=(), env=None, address="127.0.0.1"):
-        """vmmd receive, listening on a free port: see its uri."""
-        vmm = self._own("d", ["receive", "--listen", f"tcp://{address}:0",
+    def receive(self, options=(), env=None, address="127.0.0.1", port=0):
+        """vmmd receive, listening, by default on a free port: see its uri."""
+        vmm = self._own("d", ["receive", "--listen", f"tcp://{address}:{port}",
                               *options], env)
         status = vmm.wait_for(lambda status: status.get("listen"), "listens")
         vmm.uri = status["listen"]

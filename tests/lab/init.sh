@@ -33,7 +33,7 @@ late_modules() {
 	[ -n "$lab_modules" ] || return 0
 	mkdir -p /lib/modules &&
 		mount --bind "$lab_modules/lib/modules" /lib/modules &&
-		modprobe -a kvm_amd tun vhost_net vhost_vsock virtio_rng
+		modprobe -a kvm_amd tun vhost_net vhost_vsock virtio_rng virtio_net
 }
 
 # pivot_root rather than chroot: a chrooted process may not make user namespaces.

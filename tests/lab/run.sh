@@ -14,6 +14,8 @@
 #	--scratch MIB		size of the disk at /scratch (default 16384)
 #	--timeout SECONDS	of everything, booting included (default 600)
 #	--console FILE		keep the lab's console, kernel messages and all
+#	--wire SOCKET		a network card eth0, and on its other end the lab
+#				that was given the same name before, or will be
 #	--clock C		host (default), or instructions: a nanosecond goes
 #				by for each that a CPU executes, see README.md
 #
@@ -42,6 +44,7 @@ scratch_mib=16384
 timeout_s=600
 clock=host
 keep_console=
+wire=
 kvm_params=()
 writable=()
 tmp=
@@ -88,6 +91,7 @@ parse() {
 		--scratch) scratch_mib=$2 ;;
 		--timeout) timeout_s=$2 ;;
 		--console) keep_console=$2 ;;
+		--wire) wire=$2 ;;
 		--clock) clock=$2 ;;
 		--kvm-param) kvm_params+=("$2") ;;
 		--writable) writable+=("$2") ;;
@@ -215,6 +219,15 @@ port() {
 		-device "virtserialport,chardev=$2,nr=$1,name=lab.$2")
 }
 
+# Who comes first listens.
+add_wire() {
+	local server=on
+
+	[ ! -S "$wire" ] || server=off
+	qemu+=(-netdev "stream,id=wire,server=$server,addr.type=unix,addr.path=$wire"
+		-device virtio-net-pci,netdev=wire)
+}
+
 qemu_command() {
 	local tag=0 dir
 
@@ -234,6 +247,7 @@ ${kvm_params[*]}")
 		$share "w$tag" "$dir" ''
 		tag=$((tag + 1))
 	done <"$tmp/writable"
+	[ -z "$wire" ] || add_wire
 	port 1 out
 	port 2 err
 	port 3 status

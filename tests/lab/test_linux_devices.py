@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent / "linux"))
 from linux import LinuxGuest, guest_files, root_disk  # noqa: E402  (the path)
 from vmmd import MIB, PATIENCE_S, Host, wait_until  # noqa: E402
 
-KINDS = os.environ.get("VMMD_LINUX_KINDS", "debian-6.1 debian-6.12 built").split()
+KINDS = os.environ.get("VMMD_LINUX_KINDS", "debian-6.12").split()
 CPUS = 2
 TAP = "vmmdtap0"
 MAC = "52:54:00:12:34:56"
@@ -64,8 +64,7 @@ class World:
         self.disk = root_disk(kind, self.directory)
         self.read_only.write_bytes(PAYLOAD)
         self.guest = LinuxGuest.boot(
-            self.host, kind, cpus=CPUS, mem="256M",
-            cmdline="root=/dev/vda rw",
+            self.host, kind, cpus=CPUS, cmdline="root=/dev/vda rw",
             # The lab's own kernel has all that it takes to get to the disk.
             initrd=kind.startswith("debian"),
             options=["--disk", f"path={self.disk},direct",
@@ -420,26 +419,27 @@ def free_kib(guest):
 def test_freed_memory_is_given_back(world, guest):
     """Without being asked: free page reporting."""
     before = guest.vmm.rss_bytes()
-    fill_memory(guest, 64)
+    fill_memory(guest, 128)
     full = guest.vmm.rss_bytes()
     assert full >= before + 32 * MIB
     guest.run("rm /tmp/fill")
-    wait_until(lambda: guest.vmm.rss_bytes() <= full - 48 * MIB,
+    # All that is free in pieces of 2 MiB.
+    wait_until(lambda: guest.vmm.rss_bytes() <= full - 64 * MIB,
                lambda: f"pages reported: RSS {before}, {full}, "
                        f"{guest.vmm.rss_bytes()}")
 
 
 def test_balloon(world, guest):
     had = free_kib(guest)
-    set_balloon(world, 100)
-    assert free_kib(guest) <= had - 80 * 1024
-    set_balloon(world, 30)
+    set_balloon(world, 200)
+    assert free_kib(guest) <= had - 150 * 1024
+    set_balloon(world, 50)
     set_balloon(world, 0)
     # Pages count as in use while they are being reported, hence the wait.
-    wait_until(lambda: free_kib(guest) >= had - 10 * 1024,
+    wait_until(lambda: free_kib(guest) >= had - 20 * 1024,
                lambda: f"{had} kB free again: {free_kib(guest)}")
     # What it got back is memory again.
-    md5 = fill_memory(guest, 100)
+    md5 = fill_memory(guest, 200)
     assert md5 in guest.run("md5sum </tmp/fill")
     guest.run("rm /tmp/fill")
 

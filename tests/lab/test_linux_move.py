@@ -5,6 +5,7 @@ virtualisation, if only an emulated one."""
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "linux"))
 from linux import LinuxGuest, guest_files, root_disk  # noqa: E402  (the path)
 from twohosts import ADDRESS, GUEST_ADDRESS, OTHER, TAP, TwoHosts  # noqa: E402
-from vmmd import DONE, MIB, wait_until  # noqa: E402
+from vmmd import DONE, MIB, PAGE_BYTES, wait_until  # noqa: E402
 
 KIND = os.environ.get("VMMD_LINUX_KIND", "debian-6.12")
 MODES = ("precopy", "postcopy", "hybrid")
@@ -23,6 +24,7 @@ MODES = ("precopy", "postcopy", "hybrid")
 MOVES = int(os.environ.get("VMMD_LINUX_MOVES", "4"))
 MEM_MIB, STRESSED_MIB, FILE_MIB = 192, 32, 16
 NR_CONNECTIONS = 3
+DIRECT_MIB = 12
 PORT = 7000
 WORST_CLOCK_S = 0.05
 # The lab's cores are shared by both hosts and emulated: precopy has to be given
@@ -67,10 +69,14 @@ class BusyGuest(LinuxGuest):
                  f">/dev/null 2>&1 &")
         self.loads.append(name)
 
-    def be_busy(self):
+    def work(self):
+        """With memory and disk."""
         self.load("mem", "memory", STRESSED_MIB)
         self.run("mkdir /files")
         self.load("disk", "files", "/files", FILE_MIB)
+        self.wait_progress()
+
+    def talk(self):
         self.run(f"load serve listener {PORT} >/dev/null 2>&1 &")
         for n in range(NR_CONNECTIONS):
             wait_until(lambda n=n: self.connect(n), "a connection")
@@ -90,12 +96,13 @@ class BusyGuest(LinuxGuest):
 
     def reports(self):
         """What the work in the guest and its peer have to say, by name."""
-        text = self.run("cd /tmp && grep . " + " ".join(self.loads) +
-                        " /dev/null")
-        reports = dict(line.split(":", 1) for line in text.splitlines())
-        for n in range(NR_CONNECTIONS):
-            name = f"talk{n}"
-            reports[name] = (self.hosts.directory / name).read_text()
+        # Some have not said anything yet.
+        text = self.run("cd /tmp && grep -s . " + " ".join(self.loads) +
+                        " /dev/null || true")
+        reports = dict.fromkeys(self.loads, "")
+        reports.update(line.split(":", 1) for line in text.splitlines())
+        for talk in self.hosts.directory.glob("talk*"):
+            reports[talk.name] = talk.read_text()
         return reports
 
     def rounds(self):
@@ -146,7 +153,8 @@ class BusyGuest(LinuxGuest):
 @pytest.mark.parametrize("mode", MODES)
 def test_moves_under_load(hosts, mode):
     guest = BusyGuest.start(hosts)
-    guest.be_busy()
+    guest.work()
+    guest.talk()
     for n in range(MOVES):
         report = guest.move("--mode", mode)
         guest.wait_progress()
@@ -157,14 +165,21 @@ def test_moves_under_load(hosts, mode):
     guest.power_off()
 
 
-def test_direct_io_into_missing_memory(hosts):
-    """Every page is missing at the switch, the virtqueues' among them, and stays
-    so for long: only what is asked for comes quickly. The guest's disk works."""
-    image = hosts.directory / "data.img"
-    with open(image, "wb") as file:
-        file.truncate(12 * MIB)
-    guest = BusyGuest.start(hosts, ["--disk", f"path={image},direct"])
-    guest.load("direct", "direct", "/dev/vdb", 12)
+def test_a_reset_after_a_move(hosts):
+    guest = BusyGuest.start(hosts)
+    guest.move("--mode", "postcopy")
+    guest.tell("reboot -f")
+    guest.wait_up()
+    guest.run("true")
+    guest.check_log()
+    guest.move()
+    guest.power_off()
+
+
+def wait_buffers_missing(hosts, guest, image):
+    """Disk and memory of "load direct" are prepared; then the guest goes to host
+    two, and all of its pages are still on host one, whence they come slowly."""
+    guest.load("direct", "direct", "/dev/vdb", DIRECT_MIB)
     wait_until(lambda: "ready" in guest.run("ls /tmp"), "the buffers", 300)
     with hosts.inside("two"):
         destination = hosts.receive(address=ADDRESS["two"])
@@ -173,6 +188,22 @@ def test_direct_io_into_missing_memory(hosts):
                                      "postcopy", "--max-bandwidth", 2 * MIB)
     destination.wait_phase("postcopy")
     guest.moved_to(destination)
+    return moving
+
+
+@pytest.fixture
+def image(hosts):
+    image = hosts.directory / "data.img"
+    with open(image, "wb") as file:
+        file.truncate(DIRECT_MIB * MIB)
+    return image
+
+
+def test_direct_io_into_missing_memory(hosts, image):
+    """Every page is missing at the switch, the virtqueues' among them, and stays
+    so for long: only what is asked for comes quickly. The guest's disk works."""
+    guest = BusyGuest.start(hosts, ["--disk", f"path={image},direct"])
+    moving = wait_buffers_missing(hosts, guest, image)
     guest.run("touch /tmp/go")
     wait_until(lambda: "WRONG" in guest.run("cat /tmp/direct") or
                "done" in guest.run("ls /tmp"), "its end", 600)
@@ -182,3 +213,61 @@ def test_direct_io_into_missing_memory(hosts):
     assert result.status == DONE, result
     guest.check_log()
     guest.power_off()
+
+
+def test_stopped_while_a_write_waits_for_its_pages(hosts, image):
+    """They never come, and nothing else reaches the disk in their stead."""
+    guest = BusyGuest.start(hosts, ["--disk", f"path={image},direct"])
+    source = guest.vmm
+    moving = wait_buffers_missing(hosts, guest, image)
+    guest.tell("touch /tmp/go")
+    # The last third is what is written; the reads before it take a while.
+    first = 2 * DIRECT_MIB * MIB // 3
+    before = image.read_bytes()[first:]
+    wait_until(lambda: image.read_bytes()[first:] != before, "a write", 300)
+    guest.vmm.stop(force=True)
+    hosts.vmmd("stop", source.name, "--force")
+    assert moving.wait().status != DONE
+    data = image.read_bytes()
+    assert not any(data[at:at + PAGE_BYTES] == bytes(PAGE_BYTES)
+                   for at in range(0, len(data), PAGE_BYTES))
+
+
+# -- snapshots
+
+
+def fsck(image):
+    """Its journal replays, and there is nothing else to mend."""
+    replay = subprocess.run(["e2fsck", "-p", image], text=True,
+                            stdout=subprocess.PIPE)
+    assert replay.returncode in (0, 1), replay.stdout
+    check = subprocess.run(["e2fsck", "-f", "-n", image], text=True,
+                           stdout=subprocess.PIPE)
+    assert check.returncode == 0, check.stdout
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_live_snapshot_of_a_busy_guest(hosts, lazy):
+    """Memory and disk of one instant: the guest that is restored goes on where it
+    was, verifying all that it has, while the first one goes on too."""
+    guest = BusyGuest.start(hosts)
+    guest.work()
+    directory, _ = hosts.snapshot(guest, None, "--disks")
+    guest.wait_progress()
+    guest.power_off()
+
+    copies = [hosts.directory / f"copy{n}.img" for n in range(2)]
+    for copy in copies:
+        shutil.copy(directory / "disk0.raw", copy)
+    fsck(copies[0])
+    with hosts.inside("two"):
+        vmm = hosts.restore(directory, lazy=lazy,
+                            options=["--disk", f"path={copies[1]},direct",
+                                     "--net", f"tap={TAP}"]).vmm
+    guest.moved_to(vmm)
+    guest.wait_progress()
+    guest.check_log()
+    assert " 0% packet loss" in guest.run(f"ping -c 3 {ADDRESS['peer']}")
+    guest.run("sync")
+    guest.power_off()
+    fsck(copies[1])
