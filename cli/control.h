@@ -51,6 +51,7 @@ enum control_wait {
 	WAIT_CANCELLED, /* somebody's operation to be gone */
 	WAIT_JOB,       /* pause, resume */
 	WAIT_STATUS,
+	WAIT_TYPED, /* its input to be where it moves with the guest */
 	WAIT_STOPPED,
 	WAIT_POWERDOWN, /* of the guest, by itself */
 	WAIT_END,       /* of the process */

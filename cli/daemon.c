@@ -285,6 +285,20 @@ static void on_key(void *ctx, enum terminal_key key)
 	free(err);
 }
 
+/* Of the serial port, or of the console, where nobody waits for it. */
+static void on_drained(void *ctx)
+{
+	struct daemon *d = ctx;
+
+	if (d->control && !serial_pending(d->serial))
+		control_done_all(d->control, WAIT_TYPED, CLI_DONE, NULL, NULL);
+}
+
+static const struct serial_ops input_ops = {
+	.key = on_key,
+	.drained = on_drained,
+};
+
 static void start_watchers(struct daemon *d)
 {
 	static const int signals[] = { SIGTERM, SIGINT, SIGHUP };
@@ -316,11 +330,12 @@ static int set_up(struct daemon *d, char **err)
 			cli_log_to(d->log_fd);
 	}
 	start_watchers(d);
-	ret = serial_new(d->loop, &serial_port_uart, &d->cfg->serial, on_key, d,
-			 &d->serial, err);
+	ret = serial_new(d->loop, &serial_port_uart, &d->cfg->serial,
+			 &input_ops, d, &d->serial, err);
 	if (ret == 0 && d->cfg->console_given)
 		ret = serial_new(d->loop, &serial_port_console,
-				 &d->cfg->console, on_key, d, &d->console, err);
+				 &d->cfg->console, &input_ops, d, &d->console,
+				 err);
 	if (ret == 0)
 		ret = worker_new(d->loop, &d->jobs);
 	if (ret == 0)
@@ -391,6 +406,11 @@ static void tell_clients(struct daemon *d)
 	for (i = 0; i < sizeof(undone) / sizeof(undone[0]); i++)
 		control_done_all(d->control, undone[i], CLI_FAILED,
 				 "the guest has ended", end_report(d));
+	control_done_all(d->control, WAIT_TYPED, CLI_FAILED,
+			 d->moved ? "the guest moved away before it read this; "
+				    "send it there"
+				  : "the guest has ended",
+			 end_report(d));
 	control_done_all(d->control, WAIT_STOPPED, CLI_DONE, NULL,
 			 end_report(d));
 	control_done_all(d->control, WAIT_POWERDOWN,

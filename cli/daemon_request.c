@@ -226,7 +226,11 @@ static void on_type(struct daemon *d, struct control_client *client,
 		       cli_line("the guest does not read its serial port"));
 		return;
 	}
-	control_done(client, CLI_DONE, NULL, NULL);
+	/* Only what the port has taken moves with the guest. */
+	if (d->state == DAEMON_MIGRATING && serial_pending(d->serial))
+		control_wait_for(client, WAIT_TYPED);
+	else
+		control_done(client, CLI_DONE, NULL, NULL);
 }
 
 struct request {

@@ -24,7 +24,7 @@ struct serial {
 	struct ev_loop *loop;
 	const struct serial_port *port;
 	enum cli_serial_kind kind;
-	serial_key *key;
+	const struct serial_ops *ops;
 	void *ctx;
 	bool raw; /* stdin is a terminal in raw mode */
 	/* Constant after serial_new(): any thread. */
@@ -132,6 +132,8 @@ static void pump(struct serial *s)
 		n = s->port->input(s->vm, (uint8_t *)s->in, s->in_bytes);
 		s->in_bytes -= n;
 		memmove(s->in, s->in + n, s->in_bytes);
+		if (s->in_bytes == 0)
+			s->ops->drained(s->ctx);
 	}
 	if (s->in_bytes > 0)
 		want_retry(s, RETRY_S);
@@ -189,7 +191,7 @@ static void on_readable(struct ev_loop *loop, ev_io *io, int revents)
 	s->in_bytes += got;
 	pump(s);
 	if (key != TERMINAL_NONE)
-		s->key(s->ctx, key);
+		s->ops->key(s->ctx, key);
 }
 
 /* A hung-up master is always readable: watch it only while it is not. */
@@ -202,6 +204,11 @@ static void on_pty_poll(struct ev_loop *loop, ev_timer *timer, int revents)
 		ev_io_start(loop, &s->readable);
 	else
 		ev_io_stop(loop, &s->readable);
+}
+
+bool serial_pending(const struct serial *s)
+{
+	return s->in_bytes > 0;
 }
 
 int serial_type(struct serial *s, const char *text, size_t bytes)
@@ -309,8 +316,8 @@ static void start_watchers(struct serial *s)
 }
 
 int serial_new(struct ev_loop *loop, const struct serial_port *port,
-	       const struct cli_serial_spec *spec, serial_key *key, void *ctx,
-	       struct serial **ret_serial, char **err)
+	       const struct cli_serial_spec *spec, const struct serial_ops *ops,
+	       void *ctx, struct serial **ret_serial, char **err)
 {
 	struct serial *s = calloc(1, sizeof(*s));
 	int ret = 0;
@@ -320,7 +327,7 @@ int serial_new(struct ev_loop *loop, const struct serial_port *port,
 	s->loop = loop;
 	s->port = port;
 	s->kind = spec->kind;
-	s->key = key;
+	s->ops = ops;
 	s->ctx = ctx;
 	s->in_fd = s->out_fd = -1;
 	if (spec->kind == CLI_SERIAL_STDIO)

@@ -33,18 +33,24 @@ struct serial_port {
 extern const struct serial_port serial_port_uart;
 extern const struct serial_port serial_port_console;
 
-/* Somebody typed an escape sequence (stdio on a terminal). */
-typedef void serial_key(void *ctx, enum terminal_key key);
+struct serial_ops {
+	/* Somebody typed an escape sequence (stdio on a terminal). */
+	void (*key)(void *ctx, enum terminal_key key);
+	/* The guest's port has taken all input that there was. */
+	void (*drained)(void *ctx);
+};
 
 int serial_new(struct ev_loop *loop, const struct serial_port *port,
-	       const struct cli_serial_spec *spec, serial_key *key, void *ctx,
-	       struct serial **ret_serial, char **err);
+	       const struct cli_serial_spec *spec, const struct serial_ops *ops,
+	       void *ctx, struct serial **ret_serial, char **err);
 /* The machine input goes to, from now on; borrowed. NULL: none. */
 void serial_connect(struct serial *s, struct vm *vm);
 /* vm_ops.serial_output, console_output: how many bytes were taken. Never blocks. */
 size_t serial_output(struct serial *s, const uint8_t *data, size_t bytes);
 /* Input from elsewhere. -ENOBUFS: the guest has not read enough of it yet. */
 int serial_type(struct serial *s, const char *text, size_t bytes);
+/* Is there input that the guest's port has not taken? */
+bool serial_pending(const struct serial *s);
 /* The slave's path; NULL unless a pty, or s is NULL. */
 const char *serial_pty(const struct serial *s);
 void serial_free(struct serial *s);

@@ -45,6 +45,7 @@ struct serial {
 	struct vm_device device;
 	struct serial_state s;
 	int irq_level; /* as last told to KVM */
+	bool at_rest; /* may have been saved: takes no input, gives no output */
 };
 
 static struct serial *to_serial(struct vm_device *d)
@@ -341,6 +342,23 @@ static void serial_free(struct vm_device *d)
 	free(to_serial(d));
 }
 
+static void set_rest(struct vm_device *d, bool at_rest)
+{
+	pthread_mutex_lock(&d->lock);
+	to_serial(d)->at_rest = at_rest;
+	pthread_mutex_unlock(&d->lock);
+}
+
+static void serial_stop(struct vm_device *d)
+{
+	set_rest(d, true);
+}
+
+static void serial_start(struct vm_device *d)
+{
+	set_rest(d, false);
+}
+
 static const struct vm_device_ops serial_ops = {
 	.name = "serial0",
 	.read = serial_read,
@@ -351,6 +369,8 @@ static const struct vm_device_ops serial_ops = {
 	.state_bytes = sizeof(struct serial_state),
 	.save = serial_save,
 	.load = serial_load,
+	.stop = serial_stop,
+	.start = serial_start,
 	.free = serial_free,
 };
 
@@ -362,6 +382,7 @@ int vm_serial_new(struct vm *vm, struct vm_device **ret_device)
 	if (!u)
 		return -ENOMEM;
 	u->device.ops = &serial_ops;
+	u->at_rest = true;
 	u->device.ranges[0] = (struct vm_device_range){ VM_BUS_PIO, SERIAL_PORT,
 							SERIAL_PORTS };
 	u->device.nr_ranges = 1;
@@ -376,8 +397,8 @@ size_t vm_serial_input(struct vm *vm, const uint8_t *data, size_t bytes)
 
 	pthread_mutex_lock(&u->device.lock);
 	/* In loopback the receiver is cut off from the line. */
-	while (taken < bytes && u->s.rx_bytes < fifo_bytes(&u->s) &&
-	       !(u->s.mcr & UART_MCR_LOOP))
+	while (!u->at_rest && taken < bytes &&
+	       u->s.rx_bytes < fifo_bytes(&u->s) && !(u->s.mcr & UART_MCR_LOOP))
 		receive(&u->s, data[taken++]);
 	update_irq(u);
 	pthread_mutex_unlock(&u->device.lock);
@@ -391,7 +412,7 @@ void vm_serial_output_ready(struct vm *vm)
 	size_t sent;
 
 	pthread_mutex_lock(&u->device.lock);
-	if (s->tx_bytes > 0) {
+	if (!u->at_rest && s->tx_bytes > 0) {
 		sent = vm->ops->serial_output(vm->ctx, s->tx, s->tx_bytes);
 		s->tx_bytes -= (uint8_t)sent;
 		memmove(s->tx, s->tx + sent, s->tx_bytes);

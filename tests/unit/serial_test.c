@@ -80,6 +80,8 @@ static void machine_init(struct vm *vm, device_new make, uint64_t ram_bytes)
 	assert_int_equal(make(vm, &d), 0);
 	assert_int_equal(vm_device_add(vm, d), 0);
 	d->ops->reset(d);
+	if (d->ops->start)
+		d->ops->start(d);
 	vm->serial = d;
 }
 
@@ -123,6 +125,28 @@ static void open_port(struct vm *vm, uint8_t ier)
 static size_t input(struct vm *vm, const char *text)
 {
 	return vm_serial_input(vm, (const uint8_t *)text, strlen(text));
+}
+
+/* Once it is at rest its state may have been saved: nothing goes in or out. */
+static void test_at_rest_nothing_moves(void **state)
+{
+	struct vm vm;
+
+	(void)state;
+	machine_init(&vm, vm_serial_new, 2 * MIB);
+	open_port(&vm, 0);
+	sink.room = 0;
+	serial_out(&vm, UART_TX, 'x');
+	vm.serial->ops->stop(vm.serial);
+	sink.room = SIZE_MAX;
+	vm_serial_output_ready(&vm);
+	assert_int_equal(sink.bytes, 0);
+	assert_int_equal(input(&vm, "a"), 0);
+	vm.serial->ops->start(vm.serial);
+	vm_serial_output_ready(&vm);
+	assert_int_equal(sink.bytes, 1);
+	assert_int_equal(input(&vm, "a"), 1);
+	machine_fini(&vm);
 }
 
 /* The steps of Linux's autoconfig() and autoconfig_16550a(). */
@@ -508,11 +532,15 @@ static void test_cmos_warns_of_updates(void **state)
 	bool updating;
 	struct vm vm;
 	unsigned int nr_updates = 0;
+	time_t begin;
 
 	(void)state;
 	machine_init(&vm, vm_cmos_new, 2 * MIB);
 	clock_gettime(CLOCK_REALTIME, &after);
-	for (time_t end = after.tv_sec + 2; after.tv_sec < end;) {
+	begin = after.tv_sec;
+	/* A busy host may let it sleep through one, but not through all. */
+	while (after.tv_sec < begin + 2 ||
+	       (nr_updates == 0 && after.tv_sec < begin + 60)) {
 		clock_gettime(CLOCK_REALTIME, &before);
 		updating = cmos(&vm, 0x0a) & 0x80;
 		clock_gettime(CLOCK_REALTIME, &after);
@@ -604,6 +632,7 @@ int main(void)
 		cmocka_unit_test(test_loopback),
 		cmocka_unit_test(test_modem_lines_report_changes_once),
 		cmocka_unit_test(test_input_fills_the_fifo_and_no_more),
+		cmocka_unit_test(test_at_rest_nothing_moves),
 		cmocka_unit_test(test_interrupt_priorities),
 		cmocka_unit_test(test_full_sink_keeps_the_transmitter_busy),
 		cmocka_unit_test(test_save_and_load),
