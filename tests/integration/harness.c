@@ -122,6 +122,9 @@ void console_check(struct console *c)
 	if (strstr(c->text, "GUEST-FAIL") || strstr(c->text, "GUEST-FAULT"))
 		die("the guest found a fault:\n%s", c->text);
 	for (at = c->text; (at = strstr(at, "hb seq=")) != NULL; at++) {
+		/* The guest may have been stopped in the middle of a line. */
+		if (!strchr(at, '\n'))
+			break;
 		seq = strtoul(at + 7, NULL, 10);
 		if (seq != last + 1)
 			die("heartbeat %lu after %lu:\n%s", seq, last, c->text);

@@ -228,10 +228,12 @@ add_wire() {
 		-device virtio-net-pci,netdev=wire)
 }
 
+# Without protection keys, which Debian's kernel has and ours has not: KVM offers
+# guests the same CPU on both.
 qemu_command() {
 	local tag=0 dir
 
-	qemu=(qemu-system-x86_64 "${accel[@]}" -cpu max
+	qemu=(qemu-system-x86_64 "${accel[@]}" -cpu max,-pku
 		-machine q35 -smp "$cpus" -m "$mem_mib" -no-reboot
 		-nodefaults -no-user-config -display none
 		-kernel "$bzimage" -serial "file:$tmp/console"

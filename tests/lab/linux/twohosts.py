@@ -72,6 +72,13 @@ class TwoHosts(Host):
         # "ip netns exec" becomes what it runs: the pid is vmmd's.
         return ["ip", "netns", "exec", self.namespace, *super().command(args)]
 
+    def run_beside(self, namespace, *command, env=None):
+        """What something that is not vmmd prints."""
+        return subprocess.run(
+            ["ip", "netns", "exec", namespace, *map(str, command)], check=True,
+            text=True, stdout=subprocess.PIPE,
+            env={**self.environment(), **(env or {})}).stdout
+
     def start_beside(self, namespace, *command, env=None):
         """Something that is not vmmd, until close()."""
         process = subprocess.Popen(

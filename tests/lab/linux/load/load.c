@@ -136,6 +136,8 @@ static const struct {
 	{ "serve", "NAME PORT", load_serve },
 	{ "talk", "NAME ADDRESS PORT", load_talk },
 	{ "direct", "NAME DEVICE MIB", load_direct },
+	{ "clock", "NAME PORT", load_clock },
+	{ "offset", "NAME ADDRESS PORT", load_offset },
 };
 
 int main(int argc, char **argv)

@@ -42,5 +42,7 @@ int load_disk(int argc, char **argv);
 int load_serve(int argc, char **argv);
 int load_talk(int argc, char **argv);
 int load_direct(int argc, char **argv);
+int load_clock(int argc, char **argv);
+int load_offset(int argc, char **argv);
 
 #endif
