@@ -8,7 +8,7 @@
  * the library, in order to time each ioctl.
  *
  * Prints one JSON object per line: what of memory the guest wrote ("all", "tenth",
- * "none"; "busy" is all, and the vCPUs run on), the time that took it, and that of
+ * "none"), the time that took it, and that of
  * the sync that followed, fetching and protecting apart. The first line ("start") is turning the tracker on, with all
  * memory written before, the second what the guest needs without any tracker.
  *
@@ -55,19 +55,18 @@ static const char *const names[] = { "log", "manual", "ring", "wp-all" };
 /* What a vCPU is told to write. The guest reads it at rsi. */
 struct order {
 	uint64_t gpa;
-	uint64_t nr_stores;
-	uint64_t stride_bytes;
+	uint64_t nr_pages;
 };
 
 static const uint8_t code[] = {
-	0x48, 0x8b, 0x3e,       /* 1: mov rdi, [rsi] */
-	0x48, 0x8b, 0x4e, 0x08, /* mov rcx, [rsi + 8] */
-	0x88, 0x0f,             /* 2: mov [rdi], cl */
-	0x48, 0x03, 0x7e, 0x10, /* add rdi, [rsi + 16] */
-	0x48, 0xff, 0xc9,       /* dec rcx */
-	0x75, 0xf5,             /* jnz 2b */
-	0xe6, 0x80,             /* out 0x80, al */
-	0xeb, 0xea,             /* jmp 1b */
+	0x48, 0x8b, 0x3e,                         /* 1: mov rdi, [rsi] */
+	0x48, 0x8b, 0x4e, 0x08,                   /* mov rcx, [rsi + 8] */
+	0x88, 0x0f,                               /* 2: mov [rdi], cl */
+	0x48, 0x81, 0xc7, 0x00, 0x10, 0x00, 0x00, /* add rdi, 4096 */
+	0x48, 0xff, 0xc9,                         /* dec rcx */
+	0x75, 0xf2,                               /* jnz 2b */
+	0xe6, 0x80,                               /* out 0x80, al */
+	0xeb, 0xe7,                               /* jmp 1b */
 };
 
 struct cpu {
@@ -338,34 +337,22 @@ static void make_cpu(struct bench *b, unsigned int index)
 		die("thread");
 }
 
-/* The vCPUs set out, each into its share, until finish_writing(). */
-static void start_writing(struct bench *b, uint64_t nr_stores, uint64_t stride)
+/* Has the vCPUs write to so many pages, a share each. Returns the time. */
+static double write_pages(struct bench *b, uint64_t nr_pages)
 {
 	struct order *orders = (struct order *)(b->low + ORDER_GPA);
-	uint64_t share = b->bytes / b->nr_cpus / PAGE_BYTES * PAGE_BYTES;
+	uint64_t share = b->nr_cpus ? nr_pages / b->nr_cpus : 0;
+	double begin;
 	unsigned int i;
 
 	for (i = 0; i < b->nr_cpus; i++)
 		orders[i] = (struct order){
-			.gpa = TEST_GPA + i * share,
-			.nr_stores = nr_stores,
-			.stride_bytes = stride,
+			.gpa = TEST_GPA + i * share * PAGE_BYTES,
+			.nr_pages = share,
 		};
+	begin = now_us();
 	pthread_barrier_wait(&b->barrier);
-}
-
-static void finish_writing(struct bench *b)
-{
 	pthread_barrier_wait(&b->barrier);
-}
-
-/* So many pages, together. Returns the time. */
-static double write_pages(struct bench *b, uint64_t nr_pages)
-{
-	double begin = now_us();
-
-	start_writing(b, nr_pages / b->nr_cpus, PAGE_BYTES);
-	finish_writing(b);
 	return now_us() - begin;
 }
 
@@ -517,23 +504,6 @@ static void measure(struct bench *b, const char *what, uint64_t nr_pages)
 	print(b, what, write_us, sync_log(b));
 }
 
-/*
- * A sync of what was written before, with the vCPUs in the guest: it has to get
- * them out. They store to a page each, over and over, and exit hardly ever.
- */
-static void measure_busy(struct bench *b, uint64_t nr_pages)
-{
-	const struct timespec a_while = { .tv_nsec = 5000000 };
-	struct cost cost;
-
-	write_pages(b, nr_pages);
-	start_writing(b, 4000000, 0);
-	nanosleep(&a_while, NULL);
-	cost = sync_log(b);
-	finish_writing(b);
-	print(b, "busy", 0, cost);
-}
-
 static void measure_all(struct bench *b)
 {
 	uint64_t nr_pages = b->bytes / PAGE_BYTES;
@@ -548,12 +518,8 @@ static void measure_all(struct bench *b)
 	print(b, "untracked", untracked_us, nothing);
 	for (i = 0; i < b->repeats; i++)
 		measure(b, i == 0 ? "first" : "all", nr_pages);
-	measure_busy(b, nr_pages);
-	sync_log(b);
-	for (i = 0; i < b->repeats; i++)
-		measure(b, "tenth", nr_pages / 10);
-	for (i = 0; i < b->repeats; i++)
-		print(b, "none", 0, sync_log(b));
+	measure(b, "tenth", nr_pages / 10);
+	print(b, "none", 0, sync_log(b));
 }
 
 static void parse(struct bench *b, char **argv)

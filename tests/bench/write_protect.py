@@ -121,15 +121,14 @@ def write_rows(results, what):
                ms(s["write_us"]), f"{s['write_us'] / base:.3f}")
 
 
-def print_tables(results, busy):
+def print_tables(results):
     head = ("MiB", "vCPUs", "tracker, kernel", "fetch ms", "protect ms",
             "sync ms", "stock log / sync", "stock log / protect")
     for what, title in (
             ("start", "Tracking begins (all memory written before)"),
             ("all", "A sync after all memory was written"),
             ("tenth", "A sync after a tenth of it was written"),
-            ("none", "A sync after nothing was written"),
-            *busy):
+            ("none", "A sync after nothing was written")):
         print_table(title, head, sorted(sync_rows(results, what)))
     print_table("The guest writes all its memory after a protection",
                 ("MiB", "vCPUs", "tracker, kernel", "untracked ms",
@@ -170,8 +169,7 @@ def main():
                            "vcpus": key[2], "what": key[3], **sample}
                           for (kernel, key), sample in results.items()]))
     else:
-        busy = ("busy", "The same as all, with the vCPUs in the guest")
-        print_tables(results, [busy] if args.clock == "host" else [])
+        print_tables(results)
 
 
 if __name__ == "__main__":
