@@ -21,7 +21,7 @@ from vmmd import DONE, MIB, PAGE_BYTES, wait_until  # noqa: E402
 KIND = os.environ.get("VMMD_LINUX_KIND", "debian-6.12")
 MODES = ("precopy", "postcopy", "hybrid")
 # In each mode; the soak has 20.
-MOVES = int(os.environ.get("VMMD_LINUX_MOVES", "4"))
+MOVES = int(os.environ.get("VMMD_LINUX_MOVES", "3"))
 MEM_MIB, STRESSED_MIB, FILE_MIB = 192, 32, 16
 NR_CONNECTIONS = 3
 DIRECT_MIB = 12
