@@ -342,21 +342,37 @@ static void serial_free(struct vm_device *d)
 	free(to_serial(d));
 }
 
-static void set_rest(struct vm_device *d, bool at_rest)
+/* What the sink had no room for. Device lock. */
+static void send_kept(struct serial *u)
 {
-	pthread_mutex_lock(&d->lock);
-	to_serial(d)->at_rest = at_rest;
-	pthread_mutex_unlock(&d->lock);
+	struct serial_state *s = &u->s;
+	struct vm *vm = u->device.vm;
+	size_t sent;
+
+	if (s->tx_bytes == 0)
+		return;
+	sent = vm->ops->serial_output(vm->ctx, s->tx, s->tx_bytes);
+	s->tx_bytes -= (uint8_t)sent;
+	memmove(s->tx, s->tx + sent, s->tx_bytes);
+	if (s->tx_bytes == 0)
+		s->thre_told = 0;
+	update_irq(u);
 }
 
 static void serial_stop(struct vm_device *d)
 {
-	set_rest(d, true);
+	pthread_mutex_lock(&d->lock);
+	to_serial(d)->at_rest = true;
+	pthread_mutex_unlock(&d->lock);
 }
 
+/* That there is room may have been said at rest, when nobody listened. */
 static void serial_start(struct vm_device *d)
 {
-	set_rest(d, false);
+	pthread_mutex_lock(&d->lock);
+	to_serial(d)->at_rest = false;
+	send_kept(to_serial(d));
+	pthread_mutex_unlock(&d->lock);
 }
 
 static const struct vm_device_ops serial_ops = {
@@ -408,17 +424,9 @@ size_t vm_serial_input(struct vm *vm, const uint8_t *data, size_t bytes)
 void vm_serial_output_ready(struct vm *vm)
 {
 	struct serial *u = to_serial(vm->serial);
-	struct serial_state *s = &u->s;
-	size_t sent;
 
 	pthread_mutex_lock(&u->device.lock);
-	if (!u->at_rest && s->tx_bytes > 0) {
-		sent = vm->ops->serial_output(vm->ctx, s->tx, s->tx_bytes);
-		s->tx_bytes -= (uint8_t)sent;
-		memmove(s->tx, s->tx + sent, s->tx_bytes);
-		if (s->tx_bytes == 0)
-			s->thre_told = 0;
-		update_irq(u);
-	}
+	if (!u->at_rest)
+		send_kept(u);
 	pthread_mutex_unlock(&u->device.lock);
 }

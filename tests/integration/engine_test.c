@@ -131,6 +131,7 @@ static void verify(struct mig_guest *g, struct console *c)
 {
 	size_t from = console_bytes(c);
 
+	c->vm = g->vm;
 	vm_serial_input(g->vm, (const uint8_t *)"v", 1);
 	console_wait(c, from, "verify-all ok", 120);
 	console_check(c);

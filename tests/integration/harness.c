@@ -66,6 +66,7 @@ void console_init(struct console *c)
 	pthread_mutex_init(&c->lock, NULL);
 	c->text = calloc(1, 1);
 	c->bytes = 0;
+	c->vm = NULL;
 }
 
 void console_fini(struct console *c)
@@ -106,8 +107,14 @@ size_t console_wait(struct console *c, size_t from, const char *what,
 
 	while ((at = find(c, from, what)) == 0) {
 		if (time(NULL) > end)
-			die("'%s' did not come in %d s; the guest said:\n%s",
-			    what, seconds, c->text + from);
+			die("'%s' did not come in %d s (event %d: %s); the "
+			    "guest said:\n%s",
+			    what, seconds,
+			    c->vm ? (int)vm_event_peek(c->vm) : -1,
+			    c->vm && vm_event_reason(c->vm)
+				    ? vm_event_reason(c->vm)
+				    : "",
+			    c->text + from);
 		nanosleep(&tick, NULL);
 	}
 	return at;

@@ -22,6 +22,7 @@ struct console {
 	pthread_mutex_t lock;
 	char *text;
 	size_t bytes;
+	struct vm *vm; /* whose event is told when nothing more comes; NULL */
 };
 
 extern const struct vm_ops harness_vm_ops; /* ctx: struct console */
