@@ -33,6 +33,8 @@ class Totals:
             outcome, name = line.split("\t")
             if outcome == "passed":
                 self.passed += 1
+            elif outcome == "skipped":
+                self.skipped.append(name)
             else:
                 self.failed.append(name)
 
