@@ -440,10 +440,13 @@ static void tear_down(struct daemon *d)
 		serial_connect(d->serial, NULL);
 	if (d->console)
 		serial_connect(d->console, NULL);
-	if (!incomplete)
+	if (incomplete) {
+		terminal_restore(); /* its threads still use the rest */
+	} else {
 		free_guest(d);
-	serial_free(d->console);
-	serial_free(d->serial); /* the terminal is ours again */
+		serial_free(d->console);
+		serial_free(d->serial); /* the terminal is ours again */
+	}
 	say_the_end(d);
 	/* Whoever is told of the end may take the name at once. */
 	if (d->claim.name)
