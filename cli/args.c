@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -106,4 +107,18 @@ char *cli_absolute(const char *path)
 	    asprintf(&absolute, "%s/%s", cwd, path) < 0)
 		return NULL;
 	return absolute;
+}
+
+char *cli_guest_path(const char *text, size_t bytes_max)
+{
+	char *path = cli_absolute(text);
+	const unsigned char *p = (const unsigned char *)path;
+
+	while (p && *p >= ' ' && *p != 0x7f)
+		p++;
+	if (path && (*p != '\0' || strlen(path) >= bytes_max)) {
+		free(path);
+		return NULL;
+	}
+	return path;
 }

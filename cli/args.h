@@ -9,6 +9,7 @@
 #ifndef CLI_ARGS_H
 #define CLI_ARGS_H
 
+#include <stddef.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -41,5 +42,10 @@ int cli_parse_serial(const char *text, struct cli_serial_spec *ret_spec);
  * is another's; malloc'd. NULL: it is no path.
  */
 char *cli_absolute(const char *path);
+/*
+ * The same for what belongs to a guest, and may go to a peer or into a snapshot:
+ * NULL too when it has bytes_max bytes or more, or control characters in it.
+ */
+char *cli_guest_path(const char *text, size_t bytes_max);
 
 #endif

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,20 +84,30 @@ static void guest_is_here(struct daemon *d, struct mig_guest *g)
 	daemon_enter_idle(d);
 }
 
-/* They are opened again elsewhere, or after a change of directory. */
-static int name_boot_files(struct daemon *d, struct vm_boot_files *ret_files)
+static int name_file(const char *what, const char *text, const char **ret_path,
+		     char **err)
 {
-	const struct daemon_config *cfg = d->cfg;
-	char *kernel = cli_absolute(cfg->kernel);
-	char *initrd = cfg->initrd ? cli_absolute(cfg->initrd) : NULL;
-	struct vm_boot_files files = { kernel, initrd, cfg->cmdline };
-	int ret = !kernel || (cfg->initrd && !initrd)
-			  ? -ENOENT
-			  : vm_boot_files_copy(&files, ret_files);
+	*ret_path = cli_guest_path(text, PATH_MAX);
+	if (*ret_path)
+		return 0;
+	*err = cli_line("%s: its path goes with the guest, and must neither be "
+			"empty nor have control characters or %d bytes",
+			what, PATH_MAX);
+	return -EINVAL;
+}
 
-	free(kernel);
-	free(initrd);
-	return ret;
+/* For whoever boots it again, here or elsewhere. Also undone after a failure. */
+static int name_boot_files(const struct daemon_config *cfg,
+			   struct vm_boot_files *files, char **err)
+{
+	int ret = name_file("kernel", cfg->kernel, &files->kernel, err);
+
+	if (ret == 0 && cfg->initrd)
+		ret = name_file("initrd", cfg->initrd, &files->initrd, err);
+	if (ret < 0)
+		return ret;
+	files->cmdline = strdup(cfg->cmdline);
+	return files->cmdline ? 0 : -ENOMEM;
 }
 
 static int new_vm(struct daemon *d, struct vm **ret_vm, char **err)
@@ -117,7 +128,7 @@ static int new_vm(struct daemon *d, struct vm **ret_vm, char **err)
 	};
 	int ret;
 
-	ret = name_boot_files(d, &vm_cfg.boot_files);
+	ret = name_boot_files(d->cfg, &vm_cfg.boot_files, err);
 	if (ret == 0)
 		ret = daemon_open_boot_files(d, &vm_cfg.boot_files, err);
 	if (ret == 0)

@@ -84,21 +84,6 @@ static int split(const char *text, struct piece *pieces, size_t nr)
 	return ret == 0 && !pieces[0].given ? -EINVAL : ret;
 }
 
-/* No control characters: it will stand in messages, and may go to a peer. */
-static char *take_path(const char *text, size_t bytes_max)
-{
-	char *path = cli_absolute(text);
-	const unsigned char *p = (const unsigned char *)path;
-
-	while (p && *p >= ' ' && *p != 0x7f)
-		p++;
-	if (path && (*p != '\0' || strlen(path) >= bytes_max)) {
-		free(path);
-		return NULL;
-	}
-	return path;
-}
-
 int cli_parse_disk(const char *text, struct vm_disk_config *ret_disk)
 {
 	struct piece pieces[PIECES_MAX] = { { .key = "path" },
@@ -109,7 +94,7 @@ int cli_parse_disk(const char *text, struct vm_disk_config *ret_disk)
 	int ret = split(text, pieces, PIECES_MAX);
 
 	if (ret == 0) {
-		disk.path = take_path(pieces[0].value, PATH_MAX);
+		disk.path = cli_guest_path(pieces[0].value, PATH_MAX);
 		disk.read_only = pieces[1].given;
 		disk.direct = pieces[2].given;
 		ret = disk.path ? 0 : -EINVAL;
@@ -186,7 +171,7 @@ int cli_parse_vsock(const char *text, struct vm_vsock_config *ret_vsock)
 		ret = cli_parse_u64(pieces[1].value, CID_MIN, CID_MAX, &cid);
 	if (ret == 0) {
 		vsock.cid = (uint32_t)cid;
-		vsock.path = take_path(pieces[0].value, bytes_max);
+		vsock.path = cli_guest_path(pieces[0].value, bytes_max);
 		ret = vsock.path ? 0 : -EINVAL;
 	}
 	free_pieces(pieces, 2);

@@ -143,6 +143,17 @@ def test_kernel_path(host, path):
     complains(refused_run(host, "--mem", "64M", kernel=path))
 
 
+@pytest.mark.parametrize("what", ["kernel", "initrd"])
+def test_a_name_that_could_not_go_with_the_guest(host, what):
+    """It would boot, and then neither move nor come back from a snapshot."""
+    path = host.directory / "two\nlines"
+    path.write_bytes(Path(GUEST_ELF).read_bytes())
+    options = [] if what == "kernel" else ["--initrd", path]
+    result = refused_run(host, "--mem", "64M", *options,
+                         kernel=path if what == "kernel" else GUEST_ELF)
+    complains(result, "control characters")
+
+
 def test_kernel_that_is_a_fifo(host):
     """Not even waited for."""
     path = host.directory / "fifo"
