@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from vmmd import DONE, FAILED, MIB, wait_until
+from vmmd import DONE, FAILED, GUEST_ELF, MIB, wait_until
 
 POWER_OFF, RESET = "q", "r"
 SLOW = ("--max-bandwidth", 8 * MIB)
@@ -130,7 +130,6 @@ def test_after_a_restore(host, what, lazy):
 
 def test_a_reset_without_its_kernel(host, scratch):
     """It says what is missing, here where the guest is now."""
-    from vmmd import GUEST_ELF
     kernel = scratch / "kernel"
     kernel.write_bytes(open(GUEST_ELF, "rb").read())
     guest = host.run(GUEST, options=("--kernel", kernel)).wait_ready()
