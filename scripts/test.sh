@@ -4,7 +4,7 @@
 #
 #	scripts/test.sh [PRESET...]	release clang asan tsan when none is given
 #
-# VMMD_LAB=1 adds the tests in the lab (tests/lab) to the release build's.
+# VMMD_TEST_LAB=1 adds the tests in the lab (tests/lab) to the release build's.
 #
 # Exit status 0 only when everything that could run here passed.
 set -uo pipefail
@@ -41,7 +41,7 @@ check() {
 build() {
 	local -a options=(-DVMMD_FAULT_POINTS=ON)
 
-	[ "$1" = release ] && [ -n "${VMMD_LAB:-}" ] && options+=(-DVMMD_LAB=ON)
+	[ "$1" = release ] && [ -n "${VMMD_TEST_LAB:-}" ] && options+=(-DVMMD_TEST_LAB=ON)
 	# libFuzzer is clang's.
 	[ "$1" = clang ] && options+=(-DVMMD_FUZZ=ON)
 	cmake --preset "$1" "${options[@]}" >"$results/cmake.log" 2>&1 ||
@@ -85,7 +85,7 @@ run_ctest() {
 	[ -s "$results/$1.xml" ] || record failed "ctest $1"
 }
 
-scripts/setup.sh ${VMMD_LAB:+--lab} || exit 1
+scripts/setup.sh ${VMMD_TEST_LAB:+--lab} || exit 1
 export CTEST_PARALLEL_LEVEL=$jobs
 
 check clang-format check_format
@@ -95,7 +95,7 @@ for preset in "${presets[@]}"; do
 	run_ctest "$preset"
 done
 
-[ -n "${VMMD_LAB:-}" ] ||
-	record skipped "lab: its tests run when VMMD_LAB=1 is set (tests/lab/README.md)"
+[ -n "${VMMD_TEST_LAB:-}" ] ||
+	record skipped "lab: its tests run when VMMD_TEST_LAB=1 is set (tests/lab/README.md)"
 heading summary
 /usr/bin/python3 scripts/summary.py "$results"
