@@ -8,6 +8,8 @@
 
 #include <errno.h>
 #include <linux/kvm.h>
+#include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -351,59 +353,112 @@ static void note_all(struct vm *vm)
 		vm->ring_bitmap[pages / 64] = (UINT64_C(1) << pages % 64) - 1;
 }
 
+/* The entry n after those that were taken. */
+static struct kvm_dirty_gfn *ring_entry(const struct vm_cpu *c, uint32_t n)
+{
+	return &c->ring[(c->ring_next + n) & (c->vm->ring_entries - 1)];
+}
+
+static bool is_dirty(const struct kvm_dirty_gfn *e)
+{
+	return __atomic_load_n(&e->flags, __ATOMIC_ACQUIRE) &
+	       KVM_DIRTY_GFN_F_DIRTY;
+}
+
+static void give_back(struct vm_cpu *c)
+{
+	__atomic_store_n(&ring_entry(c, 0)->flags, KVM_DIRTY_GFN_F_RESET,
+			 __ATOMIC_RELEASE);
+	c->ring_next++;
+}
+
+/*
+ * After an overrun KVM goes on some entries ahead of us. Those between say nothing
+ * new: given back unread, they bring KVM's own count right, which stops at the
+ * first that it did not get back.
+ */
+static bool skip_gap(struct vm_cpu *c)
+{
+	uint32_t n = 0;
+
+	while (n < c->vm->ring_entries && !is_dirty(ring_entry(c, n)))
+		n++;
+	if (n == c->vm->ring_entries)
+		return false;
+	/* KVM fills them in order, maybe just now: n need not be the first. */
+	while (!is_dirty(ring_entry(c, 0)))
+		give_back(c);
+	return true;
+}
+
 /*
  * Under ring_lock; returns how many entries there were. KVM writes slot and
  * offset, then sets the DIRTY flag; we read them, then hand the entry back with
  * RESET: hence acquire and release.
  *
  * KVM stops a vCPU well before its ring is full. A ring that is full to the last
- * entry has been overrun: seen with a KVM that interprets kernel code and does
+ * entry may have been overrun: seen with a KVM that interprets kernel code and does
  * not look at the ring meanwhile. What it overwrote nobody knows, so all pages
  * count as written.
  */
 static uint32_t harvest(struct vm_cpu *c)
 {
-	uint32_t mask = c->vm->ring_entries - 1, nr = 0;
+	uint32_t nr = 0;
 
 	for (;; nr++) {
-		struct kvm_dirty_gfn *e = &c->ring[c->ring_next & mask];
+		const struct kvm_dirty_gfn *e = ring_entry(c, 0);
 
-		if (!(__atomic_load_n(&e->flags, __ATOMIC_ACQUIRE) &
-		      KVM_DIRTY_GFN_F_DIRTY))
+		if (!is_dirty(e) && !(c->ring_overrun && skip_gap(c)))
 			break;
+		e = ring_entry(c, 0);
 		note_entry(c->vm, e->slot, e->offset);
-		__atomic_store_n(&e->flags, KVM_DIRTY_GFN_F_RESET,
-				 __ATOMIC_RELEASE);
-		c->ring_next++;
+		give_back(c);
 	}
-	if (nr >= c->vm->ring_entries)
+	if (nr >= c->vm->ring_entries) {
+		c->ring_overrun = true;
 		note_all(c->vm);
+	}
 	return nr;
 }
 
-/* The ioctl says how many pages it protected. */
+/*
+ * The ioctl says how many pages it protected.
+ *
+ * Signals have to wait meanwhile: since Linux 6.16 (kvm_dirty_ring_reset()) one
+ * that is pending ends the reset at once, as if it had done all. Up to 64 entries
+ * that were taken off the ring by then stay writable, and what the guest writes
+ * to them next is never reported.
+ */
 static int reset_rings(struct vm *vm)
 {
-	int ret = vm_ioctl_num(vm->fd, KVM_RESET_DIRTY_RINGS, 0);
+	sigset_t all, old;
+	int ret;
 
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	ret = vm_ioctl_num(vm->fd, KVM_RESET_DIRTY_RINGS, 0);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return ret < 0 ? ret : 0;
 }
 
 /*
- * After an overrun KVM's count of free entries is wrong for good, and it may
- * report a full ring for ever. A few empty ones in a row are the work of a
- * collector that came first.
+ * A few rings in a row that are full and yet empty are the work of a collector
+ * that came first. More are the work of an overrun, when KVM takes too few entries
+ * for free and cannot show which: it gets one back after the other until it can.
  */
-#define EMPTY_RINGS_MAX 1000
+#define EMPTY_RINGS_MAX 100
 
 int vm_dirty_ring_full(struct vm_cpu *c)
 {
+	uint32_t nr_empty_max = EMPTY_RINGS_MAX + 2 * c->vm->ring_entries;
 	int ret;
 
 	pthread_mutex_lock(&c->vm->ring_lock);
 	c->nr_empty = harvest(c) > 0 ? 0 : c->nr_empty + 1;
+	if (c->ring_overrun && c->nr_empty > EMPTY_RINGS_MAX)
+		give_back(c);
 	ret = reset_rings(c->vm);
-	if (c->nr_empty > EMPTY_RINGS_MAX)
+	if (c->nr_empty > nr_empty_max)
 		ret = -EOVERFLOW;
 	pthread_mutex_unlock(&c->vm->ring_lock);
 	return ret;

@@ -35,7 +35,8 @@ struct vm_cpu {
 	/* vm->ring_lock */
 	struct kvm_dirty_gfn *ring;
 	uint32_t ring_next;
-	unsigned int nr_empty; /* full rings in a row without an entry */
+	bool ring_overrun; /* has been, once: KVM may be ahead of ring_next */
+	uint32_t nr_empty; /* full rings in a row without an entry */
 	/* The thread that starts and frees the vm. */
 	pthread_t thread;
 	bool has_thread;

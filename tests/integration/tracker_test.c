@@ -8,6 +8,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,8 +20,15 @@
 #include "harness.h"
 #include "migrate/bitmap.h"
 #include "migrate/tracker.h"
+#include "vmm/vm_internal.h"
 
-#define ROUNDS 12
+struct check {
+	const char *work; /* of the guest */
+	unsigned int cpus;
+	int rounds;
+	uint32_t ring_entries; /* of trackers that have a ring */
+	bool kicks;            /* a storm of signals while the guest runs */
+};
 
 struct record {
 	uint32_t version; /* bit 31: being written */
@@ -38,6 +47,7 @@ struct test {
 	} extents[8];
 	size_t nr_extents;
 	uint64_t user_page; /* ours to write: not the guest's */
+	bool kicks;
 };
 
 static unsigned long long number(const char *line, const char *key)
@@ -128,13 +138,37 @@ static void write_behind_kvms_back(struct test *t)
 		die("vm_mem_write");
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+/* A signal is harmless at any time: also while a vCPU empties its ring. */
+static void kick_for_ms(struct test *t, long ms)
+{
+	static const struct timespec pause = { .tv_nsec = 20000 };
+	uint64_t end_ns = now_ns() + (uint64_t)ms * 1000000;
+
+	while (now_ns() < end_ns) {
+		for (unsigned int i = 0; i < t->vm->nr_cpus; i++)
+			pthread_kill(t->vm->cpus[i].thread, SIGUSR1);
+		nanosleep(&pause, NULL);
+	}
+}
+
 static void run_for_ms(struct test *t, long ms)
 {
 	struct timespec ts = { .tv_nsec = ms * 1000000 };
 
 	if (vm_resume(t->vm) < 0)
 		die("resume");
-	nanosleep(&ts, NULL);
+	if (t->kicks)
+		kick_for_ms(t, ms);
+	else
+		nanosleep(&ts, NULL);
 	if (vm_pause(t->vm) < 0)
 		die("pause");
 }
@@ -161,22 +195,24 @@ static void one_round(struct test *t, struct mig_tracker *tracker,
 	       (unsigned long long)changed);
 }
 
-static void check_tracker(const char *name, unsigned int cpus, const char *work)
+static void check_tracker(const char *name, const struct check *c)
 {
+	bool has_ring = strcmp(name, "ring") == 0;
 	struct vm_config cfg = {
 		.ram_bytes = 128u << 20,
-		.nr_cpus = cpus,
-		.dirty_ring_entries = strcmp(name, "ring") == 0 ? 4096 : 0,
+		.nr_cpus = c->cpus,
+		.dirty_ring_entries = has_ring ? c->ring_entries : 0,
 	};
 	struct mig_tracker *tracker;
-	struct test t = { 0 };
+	struct test t = { .kicks = c->kicks };
 	char *err = NULL;
 	uint64_t *dirty;
 	int round;
 
-	printf("%s, %u vCPUs, %s\n", name, cpus, work);
+	printf("%s, %u vCPUs, %s%s\n", name, c->cpus, c->work,
+	       c->kicks ? ", under signals" : "");
 	console_init(&t.console);
-	t.vm = boot_guest(&cfg, work, &t.console);
+	t.vm = boot_guest(&cfg, c->work, &t.console);
 	t.mem = vm_mem(t.vm);
 	console_wait(&t.console, 0, "GUEST-READY", 60);
 	if (vm_pause(t.vm) < 0)
@@ -193,7 +229,7 @@ static void check_tracker(const char *name, unsigned int cpus, const char *work)
 	if (mig_tracker_sync(tracker, dirty) < 0 ||
 	    mig_tracker_rearm(tracker, dirty, 0, vm_mem_pages(t.mem)) < 0)
 		die("first sync");
-	for (round = 0; round < ROUNDS; round++)
+	for (round = 0; round < c->rounds; round++)
 		one_round(&t, tracker, dirty, round);
 	mig_tracker_free(tracker);
 	console_check(&t.console);
@@ -230,7 +266,12 @@ int main(void)
 {
 	static const char *const names[] = { "log", "manual", "ring",
 					     "wp-all" };
-	size_t i;
+	static const struct check checks[] = {
+		{ "work=dirty mem=64M", 1, 12, 4096, false },
+		{ "work=sparse mem=64M", 4, 12, 4096, false },
+		{ "work=sparse mem=32M light=1 rate=3000", 3, 12, 4096, false },
+		{ "work=sparse mem=64M", 4, 100, 256, true },
+	};
 
 	need_kvm();
 	/*
@@ -239,13 +280,11 @@ int main(void)
 	 */
 	if (prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) < 0)
 		die("PR_SET_THP_DISABLE: %s", strerror(errno));
-	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		if (!host_has(names[i]))
 			continue;
-		check_tracker(names[i], 1, "work=dirty mem=64M");
-		check_tracker(names[i], 4, "work=sparse mem=64M");
-		check_tracker(names[i], 3,
-			      "work=sparse mem=32M light=1 rate=3000");
+		for (size_t c = 0; c < sizeof(checks) / sizeof(checks[0]); c++)
+			check_tracker(names[i], &checks[c]);
 	}
 	return 0;
 }
