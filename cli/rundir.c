@@ -167,14 +167,15 @@ int rundir_claim(const char *name, struct rundir_claim *ret_claim, char **err)
 	if (ret < 0)
 		goto close_dir;
 	ret = listen_on(claim.dir_fd, name, &claim.listen_fd);
-	if (ret < 0)
-		goto close_lock;
+	if (ret < 0) {
+		rundir_release(&claim, true);
+		goto complain;
+	}
 	*ret_claim = claim;
 	return 0;
-close_lock:
-	close(claim.lock_fd);
 close_dir:
 	close(claim.dir_fd);
+complain:
 	if (!*err)
 		*err = cli_line("cannot take the name '%s': %s", name,
 				strerror(-ret));

@@ -32,6 +32,15 @@ void mig_dest_say(struct mig_dest *d, const char *why)
 	pthread_mutex_unlock(&d->lock);
 }
 
+void mig_dest_say_errno(struct mig_dest *d, int ret)
+{
+	char why[128];
+
+	snprintf(why, sizeof(why),
+		 "the migration failed at its destination: %s", strerror(-ret));
+	mig_dest_say(d, why);
+}
+
 int mig_dest_step(struct mig_dest *d, enum mig_event ev)
 {
 	int ret;
@@ -336,8 +345,10 @@ bool mig_dest_quiet(struct mig_dest *d, int ret)
 	if (cancelled)
 		mig_dest_say(d, why);
 	mig_session_error(d->session, why, sizeof(why));
-	if (ret < 0)
-		mig_dest_say(d, why[0] ? why : strerror(-ret));
+	if (ret < 0 && why[0])
+		mig_dest_say(d, why);
+	else if (ret < 0)
+		mig_dest_say_errno(d, ret);
 	mig_session_break(d->session, ret < 0 ? ret : -ESHUTDOWN, "%s",
 			  "session over");
 	mig_dest_stop_receivers(d);

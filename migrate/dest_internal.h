@@ -101,6 +101,8 @@ struct mig_dest {
 
 /* dest.c; the first reason is the one people see. Any thread. */
 void mig_dest_say(struct mig_dest *d, const char *why);
+/* For want of a better reason. */
+void mig_dest_say_errno(struct mig_dest *d, int ret);
 /* The destination thread, from here on. */
 int mig_dest_step(struct mig_dest *d, enum mig_event ev);
 /* Under lock: waiting on changed makes sense; a short wait for it. */

@@ -18,8 +18,10 @@
 
 static int say_and_free(struct mig_dest *d, int ret, char *err)
 {
-	if (ret < 0)
-		mig_dest_say(d, err ? err : strerror(-ret));
+	if (ret < 0 && err)
+		mig_dest_say(d, err);
+	else if (ret < 0)
+		mig_dest_say_errno(d, ret);
 	free(err);
 	return ret;
 }

@@ -28,6 +28,7 @@ struct restore_lazy {
 	bool needed; /* to load it: bad_page was */
 	int err;     /* a page cannot be had */
 	uint64_t bad_page;
+	uint8_t *prefetched; /* restore_lazy_run()'s: PREFETCH_PAGES */
 };
 
 static void note_bad_page(struct restore_lazy *l, uint64_t page, int err)
@@ -164,8 +165,10 @@ int restore_lazy_new(struct mig_guest *g, const struct mig_image *img,
 	uint64_t *pending = pages_with_data(img);
 	int ret = -ENOMEM;
 
-	if (!l || !pending)
-		goto free_both;
+	if (l)
+		l->prefetched = malloc(PREFETCH_PAGES * VM_PAGE_BYTES);
+	if (!l || !l->prefetched || !pending)
+		goto free_all;
 	l->image = img;
 	l->pages = img->pages;
 	l->drained = img->data_pages == 0;
@@ -174,15 +177,17 @@ int restore_lazy_new(struct mig_guest *g, const struct mig_image *img,
 	pthread_cond_init(&l->changed, NULL);
 	ret = mig_fill_new(g, pending, &fill_ops, l, &fill, err);
 	if (ret < 0)
-		goto free_both;
+		goto free_all;
 	mig_fill_hold(fill);
 	pthread_mutex_lock(&l->lock);
 	l->fill = fill; /* on_want() takes the lock before it looks */
 	pthread_mutex_unlock(&l->lock);
 	*ret_lazy = l;
 	return 0;
-free_both:
+free_all:
 	free(pending);
+	if (l)
+		free(l->prefetched);
 	free(l);
 	return ret;
 }
@@ -200,8 +205,8 @@ static int wait_for_turn(struct restore_lazy *l)
 	return ret;
 }
 
-static int prefetch(struct restore_lazy *l, uint8_t *buf,
-		    bool (*keep_going)(void *ctx), void *ctx)
+static int prefetch(struct restore_lazy *l, bool (*keep_going)(void *ctx),
+		    void *ctx)
 {
 	uint64_t page = 0, nr;
 	int ret = 0;
@@ -212,7 +217,7 @@ static int prefetch(struct restore_lazy *l, uint8_t *buf,
 			return ret;
 		if (!keep_going(ctx))
 			return -ECANCELED;
-		fetch(l, page, page + nr, buf);
+		fetch(l, page, page + nr, l->prefetched);
 		page += nr;
 	}
 	return 0;
@@ -248,12 +253,8 @@ static int say_bad_page(struct restore_lazy *l, const char *so, char **err)
 int restore_lazy_run(struct restore_lazy *l, bool (*keep_going)(void *ctx),
 		     void *ctx, char **err)
 {
-	uint8_t *buf = malloc(PREFETCH_PAGES * VM_PAGE_BYTES);
-	int ret = -ENOMEM;
+	int ret = prefetch(l, keep_going, ctx);
 
-	if (buf)
-		ret = prefetch(l, buf, keep_going, ctx);
-	free(buf);
 	if (ret == 0)
 		ret = wait_drained(l, keep_going, ctx);
 	if (ret == 0 || ret == -ECANCELED)
@@ -303,5 +304,6 @@ void restore_lazy_free(struct restore_lazy *l)
 	pthread_cond_destroy(&l->changed);
 	pthread_mutex_destroy(&l->lock);
 	pthread_mutex_destroy(&l->end_lock);
+	free(l->prefetched);
 	free(l);
 }

@@ -25,6 +25,15 @@ void mig_source_say(struct mig_source *s, const char *why)
 	pthread_mutex_unlock(&s->lock);
 }
 
+void mig_source_say_errno(struct mig_source *s, int ret)
+{
+	char why[128];
+
+	snprintf(why, sizeof(why), "the migration failed at its source: %s",
+		 strerror(-ret));
+	mig_source_say(s, why);
+}
+
 void mig_source_add(struct mig_source *s, const char *fmt, ...)
 {
 	size_t used;
@@ -167,7 +176,7 @@ static void say_session_error(struct mig_source *s, int ret)
 	if (s->session && mig_session_error(s->session, why, sizeof(why)) != 0)
 		mig_source_say(s, why);
 	else
-		mig_source_say(s, strerror(-ret));
+		mig_source_say_errno(s, ret);
 }
 
 /* Every thread that uses the session's sockets is gone after this. */

@@ -104,6 +104,8 @@ struct mig_source {
 /* source.c. step: source thread; tells the owner. */
 int mig_source_step(struct mig_source *s, enum mig_event ev);
 void mig_source_say(struct mig_source *s, const char *why);
+/* For want of a better reason. */
+void mig_source_say_errno(struct mig_source *s, int ret);
 /* One more sentence behind the first reason. */
 void mig_source_add(struct mig_source *s, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));

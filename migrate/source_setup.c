@@ -19,7 +19,10 @@
 
 static int say_and_free(struct mig_source *s, int ret, char *err)
 {
-	mig_source_say(s, err ? err : strerror(-ret));
+	if (err)
+		mig_source_say(s, err);
+	else
+		mig_source_say_errno(s, ret);
 	free(err);
 	return ret;
 }

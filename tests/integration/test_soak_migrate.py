@@ -10,7 +10,7 @@ import random
 import threading
 from dataclasses import dataclass
 
-from vmmd import POLL_S, owns
+from vmmd import POLL_S, SANITIZER, owns
 
 MOVES = int(os.environ.get("VMMD_SOAK_MIGRATE", "200"))
 SEED = int(os.environ.get("VMMD_SEED", "1"))
@@ -35,8 +35,9 @@ class Kind:
         options = ["--mode", self.mode, "--tracker", self.tracker,
                    "--channels", self.channels]
         if self.mode == "precopy":
-            # What a guest at full speed dirties in a round has to fit.
-            options += ["--downtime-limit", 500]
+            # What a guest at full speed dirties in a round has to fit, and
+            # sanitizers send slowly.
+            options += ["--downtime-limit", 5000 if SANITIZER else 500]
         if self.bandwidth:
             options += ["--max-bandwidth", self.bandwidth]
         return options

@@ -27,7 +27,7 @@ struct check {
 	unsigned int cpus;
 	int rounds;
 	uint32_t ring_entries; /* of trackers that have a ring */
-	bool kicks;            /* a storm of signals while the guest runs */
+	bool kicks; /* rings only: a storm of signals while the guest runs */
 };
 
 struct record {
@@ -149,7 +149,7 @@ static uint64_t now_ns(void)
 /* A signal is harmless at any time: also while a vCPU empties its ring. */
 static void kick_for_ms(struct test *t, long ms)
 {
-	static const struct timespec pause = { .tv_nsec = 20000 };
+	static const struct timespec pause = { .tv_nsec = 200000 };
 	uint64_t end_ns = now_ns() + (uint64_t)ms * 1000000;
 
 	while (now_ns() < end_ns) {
@@ -273,6 +273,7 @@ int main(void)
 		{ "work=sparse mem=64M", 4, 100, 256, true },
 	};
 
+	setlinebuf(stdout);
 	need_kvm();
 	/*
 	 * A page that khugepaged has moved is mapped anew by the next read, and
@@ -283,8 +284,13 @@ int main(void)
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		if (!host_has(names[i]))
 			continue;
-		for (size_t c = 0; c < sizeof(checks) / sizeof(checks[0]); c++)
-			check_tracker(names[i], &checks[c]);
+		for (size_t c = 0; c < sizeof(checks) / sizeof(checks[0]);
+		     c++) {
+			bool has_ring = strcmp(names[i], "ring") == 0;
+
+			if (has_ring || !checks[c].kicks)
+				check_tracker(names[i], &checks[c]);
+		}
 	}
 	return 0;
 }

@@ -16,8 +16,11 @@
 #	--console FILE		keep the lab's console, kernel messages and all
 #	--wire SOCKET		a network card eth0, and on its other end the lab
 #				that was given the same name before, or will be
+#	--threads T		of the emulation: one (default), or cpus: one for
+#				each CPU, at its own risk, see README.md
 #	--clock C		host (default), or instructions: a nanosecond goes
-#				by for each that a CPU executes, see README.md
+#				by for each that a CPU executes, see README.md;
+#				with one thread
 #
 # COMMAND runs as root in the caller's working directory, sees the host's files
 # where they are, and finds the variables named in pass_environment(). What it
@@ -42,6 +45,7 @@ cpus=2
 mem_mib=4096
 scratch_mib=16384
 timeout_s=600
+threads=one
 clock=host
 keep_console=
 wire=
@@ -92,6 +96,7 @@ parse() {
 		--timeout) timeout_s=$2 ;;
 		--console) keep_console=$2 ;;
 		--wire) wire=$2 ;;
+		--threads) threads=$2 ;;
 		--clock) clock=$2 ;;
 		--kvm-param) kvm_params+=("$2") ;;
 		--writable) writable+=("$2") ;;
@@ -109,11 +114,12 @@ check() {
 	for value in "$cpus" "$mem_mib" "$scratch_mib" "$timeout_s"; do
 		is_number "$value" || wrong_usage "not a number: $value"
 	done
-	case $clock in
-	host) accel=(-accel "tcg,thread=multi") ;;
-	instructions)
+	case $threads,$clock in
+	one,host) accel=(-accel "tcg,thread=single") ;;
+	cpus,host) accel=(-accel "tcg,thread=multi") ;;
+	one,instructions)
 		accel=(-accel "tcg,thread=single" -icount "shift=0,sleep=off") ;;
-	*) wrong_usage "no such clock: $clock" ;;
+	*) wrong_usage "no such threads and clock: $threads, $clock" ;;
 	esac
 	for value in "${kvm_params[@]}"; do
 		[[ $value =~ ^kvm(_amd|_intel)?\.[a-z_]+=[A-Za-z0-9]+$ ]] ||

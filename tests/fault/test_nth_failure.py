@@ -1,0 +1,204 @@
+"""The nth call fails, for n = 1, 2, 3... until a run passes untouched.
+
+failing.so (failing.c), preloaded into vmmd, makes one call of vmmd's own code fail
+as it would in real life: memory, KVM, a file, a socket, a descriptor. Whatever it
+is, no process ends by a signal or hangs, who fails says why, and the guest lives on
+in one place, with every byte that it wrote.
+
+VMMD_NTH=all walks through every n; without, they lie further and further apart.
+"""
+
+import mmap
+import os
+import struct
+import subprocess
+
+import pytest
+
+from vmmd import ATTENTION, DONE, FAILED, GUEST_ELF, VMMD, wait_until
+
+FAILING = os.environ.get("FAILING", "build/release/tests/fault/failing.so")
+KINDS = {"memory": 1, "ioctl": 2, "files": 4, "socket": 8, "descriptor": 16}
+CONTROL = struct.Struct("=IIIIQ32s")  # struct control
+GUEST = "mem=16M work=dirty rate=4000 hb=20"
+NTH_MAX = 100000  # more calls of one kind nobody makes here
+
+
+class Failure:
+    """What one process is told, by way of a file that it maps."""
+
+    def __init__(self, path):
+        self.path = path
+        path.write_bytes(bytes(CONTROL.size))
+        with open(path, "r+b") as file:
+            self.map = mmap.mmap(file.fileno(), CONTROL.size)
+        self.env = {"LD_PRELOAD": str(FAILING), "VMMD_FAIL": str(path)}
+
+    def arm(self, kind, nth):
+        self.map[:] = CONTROL.pack(0, nth, 0, 0, 0, b"")
+        self.map[0:4] = struct.pack("=I", KINDS[kind])
+
+    def disarm(self):
+        self.map[0:4] = bytes(4)
+
+    def fired(self):
+        return CONTROL.unpack(self.map[:])[2]
+
+    def where(self):
+        """Which call it was, for whoever reads why a test failed."""
+        _, left, fired, request, offset, function = CONTROL.unpack(self.map[:])
+        if not fired:
+            return f"nothing failed, {left} calls left"
+        line = subprocess.run(
+            ["addr2line", "-sfpe", VMMD, hex(offset - 1)], capture_output=True,
+            text=True, check=False).stdout.strip()
+        name = function.rstrip(b"\0").decode()
+        return f"{name} {hex(request) if request else ''} failed in {line}"
+
+
+def each_n(sparse_from):
+    """1, 2, 3... and further and further apart, unless all are wanted."""
+    n = 1
+    while n < NTH_MAX:
+        yield n
+        step = 1 if os.environ.get("VMMD_NTH") == "all" else n // sparse_from
+        n += max(step, 1)
+    pytest.fail("no run passed untouched")
+
+
+def no_signal(process, what):
+    assert process.returncode is None or process.returncode >= 0, (
+        f"ended by signal {-process.returncode}: {what}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_start(host, kind):
+    """A machine comes up whole, or not at all."""
+    for n in each_n(8):
+        failure = Failure(host.directory / f"fail{n}")
+        failure.arm(kind, n)
+        vmm = host._own("r", ["run", "--kernel", GUEST_ELF,
+                              "--mem", "64M", "--cmdline", GUEST],
+                        failure.env)
+        wait_until(lambda: not vmm.alive() or
+                   b"GUEST-READY" in vmm.serial.read_bytes()
+                   if vmm.serial.exists() else not vmm.alive(),
+                   failure.where)
+        failure.disarm()
+        if vmm.alive():
+            vmm.stop(force=True)
+        else:
+            no_signal(vmm.process, failure.where())
+            assert vmm.process.returncode == FAILED, failure.where()
+            assert len(vmm.errors().splitlines()) >= 1, failure.where()
+        if not failure.fired():
+            return
+
+
+def tidy(host, vmm, where):
+    """The receiver that got nothing: it goes on listening, or has ended."""
+    host.vmmd("stop", vmm.name, "--force", check=False)  # it may just be ending
+    vmm.wait_exit()
+    no_signal(vmm.process, where)
+
+
+def end_of(host, guest, destination, result):
+    if result.status == ATTENTION:
+        def resume():
+            again = host.vmmd("migrate", guest.vmm.name, destination.uri,
+                              "--resume", "--json", check=False)
+            return again if again.status != ATTENTION else None
+        result = wait_until(resume, "the end of --resume")
+    return result.status
+
+
+@pytest.mark.parametrize("mode", ("precopy", "postcopy"))
+@pytest.mark.parametrize("side", ("source", "destination"))
+@pytest.mark.parametrize("kind", KINDS)
+def test_migration(host, kind, side, mode):
+    """The guest stays, or arrives; a postcopy that breaks is resumed."""
+    failures = {}
+
+    def own(vmm_env_name):
+        failure = Failure(host.directory / vmm_env_name)
+        failures[vmm_env_name] = failure
+        return failure
+
+    here = own("fail-source")
+    guest = host.run(GUEST, env=here.env).wait_ready()
+    for n in each_n(4):
+        there = own(f"fail{n}")
+        destination = host.receive(env=there.env)
+        failure = here if side == "source" else there
+        failure.arm(kind, n)
+        result = host.start_migrate(guest, destination.uri, "--mode", mode,
+                                    "--downtime-limit", 500).wait()
+        status = end_of(host, guest, destination, result)
+        failure.disarm()
+        if status == FAILED and destination.state() == "running":
+            status = DONE  # what failed was the answer
+        what = f"n={n}: {failure.where()}: {result}{guest.vmm.errors()}" \
+               f"{destination.errors()}"
+        for vmm in (guest.vmm, destination):
+            no_signal(vmm.process, what)
+        if status == DONE:
+            assert guest.vmm.wait_exit() == DONE, what
+            guest.moved_to(destination)
+            here = there
+        else:
+            assert status == FAILED, what
+            assert result.stderr.strip() or result.json, what
+            tidy(host, destination, what)
+        try:
+            guest.verify()
+        except AssertionError as error:
+            raise AssertionError(what) from error
+        # A destination that is whole may linger for its source to come back.
+        assert host.owners_running() in ([guest.vmm.name], []), what
+        if not failure.fired():
+            return
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_snapshot_and_restore(host, kind):
+    """A snapshot is whole or not there, and its guest does not notice."""
+    failure = Failure(host.directory / "fail")
+    guest = host.run(GUEST, env=failure.env).wait_ready()
+    for n in each_n(8):
+        directory = host.directory / f"snapshot{n}"
+        failure.arm(kind, n)
+        result = host.vmmd("snapshot", guest.vmm.name, directory, check=False)
+        failure.disarm()
+        what = f"n={n}: {failure.where()}: {result}"
+        no_signal(guest.vmm.process, what)
+        if result.status == DONE:
+            host.restore(directory).vmm.stop(force=True)
+        else:
+            assert result.status == FAILED and result.stderr.strip(), what
+            # Only the answer may have been lost.
+            if directory.exists():
+                host.restore(directory).vmm.stop(force=True)
+        guest.verify()
+        if not failure.fired():
+            break
+    restored(host, kind, directory)
+
+
+def restored(host, kind, directory):
+    for lazy in (False, True):
+        for n in each_n(8):
+            failure = Failure(host.directory / f"restore{lazy}{n}")
+            failure.arm(kind, n)
+            vmm = host._own("s", ["restore", directory,
+                                  *(["--lazy"] if lazy else [])], failure.env)
+            # paused-damaged: a page that may be needed could not be had.
+            wait_until(lambda: not vmm.alive() or vmm.state() in
+                       ("running", "paused-damaged"), failure.where)
+            failure.disarm()
+            what = f"n={n}: {failure.where()}: {vmm.errors()}"
+            assert vmm.state() == "running" or vmm.errors(), what
+            if vmm.alive():
+                vmm.stop(force=True)
+            no_signal(vmm.process, what)
+            if not failure.fired():
+                break
