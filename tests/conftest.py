@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "integration"))
-from vmmd import Host  # noqa: E402  (needs the path above)
+from vmmd import Host, wait_until  # noqa: E402  (needs the path above)
 
 SKIPPED_EXIT = 77  # what ctest takes for "skipped"
 
@@ -34,6 +35,29 @@ def host(scratch):
     world = Host(scratch)
     yield world
     world.close()
+
+
+@pytest.fixture
+def mounted():
+    """mounted(OPTION..., directory): mounts it there until the end of the test.
+
+    A test in which guests use it names it before host: they have to end first.
+    """
+    directories = []
+
+    def mount(*arguments):
+        result = subprocess.run(["mount", *map(str, arguments)],
+                                capture_output=True, text=True, check=False)
+        if result.returncode:
+            pytest.skip(f"cannot mount here: {result.stderr.strip()}")
+        directories.append(arguments[-1])
+
+    yield mount
+    for directory in reversed(directories):
+        # The kernel ends a process's io_uring a moment after the process.
+        wait_until(lambda: subprocess.run(["umount", directory],
+                                          check=False).returncode == 0,
+                   f"umount {directory}")
 
 
 def pytest_collection_modifyitems(items):

@@ -184,6 +184,16 @@ void vm_devices_start(struct vm *vm)
 	pthread_mutex_unlock(&vm->devices_lock);
 }
 
+bool vm_devices_run(struct vm *vm)
+{
+	bool run;
+
+	pthread_mutex_lock(&vm->devices_lock);
+	run = vm->devices_run;
+	pthread_mutex_unlock(&vm->devices_lock);
+	return run;
+}
+
 /* Two may pause at once: both return when the devices are at rest. */
 void vm_devices_stop(struct vm *vm)
 {

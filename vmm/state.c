@@ -148,7 +148,8 @@ int vm_state_save(struct vm *vm, struct vm_state *ret_state, char **err)
 	struct vm_state s = { 0 };
 	int ret;
 
-	if (vm_is_running(vm))
+	/* vCPUs that parked by themselves leave the devices running. */
+	if (vm_is_running(vm) || vm_devices_run(vm))
 		return vm_err(err, -EBUSY, "the guest is running");
 	ret = vm_state_save_chips(vm, &s, err);
 	if (ret < 0)

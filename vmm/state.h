@@ -13,13 +13,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define VM_CPUS_MAX               64
-#define VM_MSRS_MAX               1024
-#define VM_XSAVE_BYTES_MAX        (64u << 10)
-#define VM_CPUID_MAX              256
-#define VM_DEVICES_MAX            64
-#define VM_DEVICE_STATE_BYTES_MAX (64u << 10)
-#define VM_REASON_BYTES           160 /* of an event, with its NUL */
+#define VM_CPUS_MAX        64
+#define VM_MSRS_MAX        1024
+#define VM_XSAVE_BYTES_MAX (64u << 10)
+#define VM_CPUID_MAX       256
+#define VM_DEVICES_MAX     64
+#define VM_REASON_BYTES    160 /* of an event, with its NUL */
 
 struct vm_msr {
 	uint32_t index;

@@ -143,6 +143,7 @@ void vm_event_post(struct vm *vm, enum vm_event ev, const char *reason);
  */
 void vm_devices_start(struct vm *vm);
 void vm_devices_stop(struct vm *vm);
+bool vm_devices_run(struct vm *vm); /* started, not stopped; any thread */
 
 /* irq.c: messages (MSIs) and doorbells as eventfds. */
 

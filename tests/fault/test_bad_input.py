@@ -618,20 +618,12 @@ def test_snapshot_to_a_bad_place(host, path):
     guest.verify()
 
 
-def mount(*args):
-    result = subprocess.run(["mount", *map(str, args)], capture_output=True,
-                            text=True, check=False)
-    if result.returncode:
-        pytest.skip(f"cannot mount here: {result.stderr.strip()}")
-
-
 @pytest.fixture
-def small_disk(host):
+def small_disk(host, mounted):
     path = host.directory / "small"
     path.mkdir()
-    mount("-t", "tmpfs", "-o", "size=6M", "none", path)
-    yield path
-    subprocess.run(["umount", path], check=True)
+    mounted("-t", "tmpfs", "-o", "size=6M", "none", path)
+    return path
 
 
 @pytest.mark.parametrize("options", [(), ("--stop",)], ids=["live", "stop"])

@@ -1,5 +1,8 @@
 """A guest that works on its disk is moved: no byte of it is lost, here or there."""
 
+import shutil
+import subprocess
+
 import pytest
 
 from guestlog import GuestError
@@ -65,3 +68,40 @@ def test_without_the_marks_it_would_be_lost(host, disk):
     guest.moved_to(destination)
     with pytest.raises(GuestError, match="verify"):
         guest.verify()
+
+
+@pytest.fixture
+def sharing(scratch, mounted):
+    """A directory on a file system where files can share blocks."""
+    image, directory = scratch / "xfs.img", scratch / "xfs"
+    if not shutil.which("mkfs.xfs"):
+        pytest.skip("mkfs.xfs (xfsprogs) is not installed")
+    directory.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(512 * MIB)
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", image], check=True)
+    mounted("-o", "loop", image, directory)
+    return directory
+
+
+@pytest.mark.parametrize("shares", (True, False))
+def test_a_snapshot_takes_the_disk_along(sharing, scratch, host, shares):
+    """As a clone where the file system can, else as a copy: the same disk."""
+    image = sharing / "disk.img"
+    with open(image, "wb") as file:
+        file.truncate(16 * MIB)
+    guest = host.run("work=disk mem=16M rate=400 hb=100",
+                     options=("--disk", f"path={image}")).wait_ready()
+    directory, report = host.snapshot(
+        guest, (sharing if shares else scratch) / "snapshot", "--disks")
+    assert report["disks"]["count"] == 1
+    assert report["disks"]["cloned"] == shares
+    guest.wait_beats(2)
+    guest.verify()
+    guest.vmm.stop()
+    # The snapshot's own stays as it is, for the next time.
+    shutil.copy(directory / "disk0.raw", sharing / "copy.raw")
+    copy = host.restore(directory, lazy=True, options=(
+        "--disk", f"path={sharing / 'copy.raw'}"))
+    copy.wait_beats(2)
+    copy.verify()
