@@ -168,7 +168,7 @@ int rundir_claim(const char *name, struct rundir_claim *ret_claim, char **err)
 		goto close_dir;
 	ret = listen_on(claim.dir_fd, name, &claim.listen_fd);
 	if (ret < 0) {
-		rundir_release(&claim, true);
+		rundir_release(&claim, false);
 		goto complain;
 	}
 	*ret_claim = claim;

@@ -17,6 +17,7 @@ struct restore_lazy {
 	const struct mig_image *image; /* borrowed */
 	struct mig_fill *fill;         /* held until free */
 	uint64_t pages;
+	uint8_t *prefetched; /* PREFETCH_PAGES; restore_lazy_run()'s thread */
 	pthread_mutex_t end_lock; /* ending: one after the other */
 	bool ended;               /* under end_lock */
 	/* Under lock. */
@@ -28,7 +29,6 @@ struct restore_lazy {
 	bool needed; /* to load it: bad_page was */
 	int err;     /* a page cannot be had */
 	uint64_t bad_page;
-	uint8_t *prefetched; /* restore_lazy_run()'s: PREFETCH_PAGES */
 };
 
 static void note_bad_page(struct restore_lazy *l, uint64_t page, int err)

@@ -202,13 +202,12 @@ static void give_up(struct mig_source *s)
 
 static void conclude(struct mig_source *s, int ret)
 {
+	if (ret < 0)
+		say_session_error(s, ret);
 	quiet_session(s, ret < 0 ? ret : -ESHUTDOWN);
-	if (ret == 0) {
+	if (ret == 0)
 		mig_source_step(s, ON_DRAINED);
-		return;
-	}
-	say_session_error(s, ret);
-	if (mig_phase(&s->phases) >= MIG_COMMIT)
+	else if (mig_phase(&s->phases) >= MIG_COMMIT)
 		mig_source_step(s, ON_LOST);
 	else
 		give_up(s);

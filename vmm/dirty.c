@@ -353,76 +353,65 @@ static void note_all(struct vm *vm)
 		vm->ring_bitmap[pages / 64] = (UINT64_C(1) << pages % 64) - 1;
 }
 
-/* The entry n after those that were taken. */
-static struct kvm_dirty_gfn *ring_entry(const struct vm_cpu *c, uint32_t n)
-{
-	return &c->ring[(c->ring_next + n) & (c->vm->ring_entries - 1)];
-}
-
 static bool is_dirty(const struct kvm_dirty_gfn *e)
 {
 	return __atomic_load_n(&e->flags, __ATOMIC_ACQUIRE) &
 	       KVM_DIRTY_GFN_F_DIRTY;
 }
 
-static void give_back(struct vm_cpu *c)
+static void give_back(struct kvm_dirty_gfn *e)
 {
-	__atomic_store_n(&ring_entry(c, 0)->flags, KVM_DIRTY_GFN_F_RESET,
-			 __ATOMIC_RELEASE);
-	c->ring_next++;
+	__atomic_store_n(&e->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
 }
 
 /*
- * After an overrun KVM goes on some entries ahead of us. Those between say nothing
- * new: given back unread, they bring KVM's own count right, which stops at the
- * first that it did not get back.
- */
-static bool skip_gap(struct vm_cpu *c)
-{
-	uint32_t n = 0;
-
-	while (n < c->vm->ring_entries && !is_dirty(ring_entry(c, n)))
-		n++;
-	if (n == c->vm->ring_entries)
-		return false;
-	/* KVM fills them in order, maybe just now: n need not be the first. */
-	while (!is_dirty(ring_entry(c, 0)))
-		give_back(c);
-	return true;
-}
-
-/*
- * Under ring_lock; returns how many entries there were. KVM writes slot and
- * offset, then sets the DIRTY flag; we read them, then hand the entry back with
- * RESET: hence acquire and release.
+ * Returns how many entries there were. KVM writes slot and offset, then sets the
+ * DIRTY flag; we read them, then hand the entry back with RESET: hence acquire and
+ * release.
  *
  * KVM stops a vCPU well before its ring is full. A ring that is full to the last
  * entry may have been overrun: seen with a KVM that interprets kernel code and does
- * not look at the ring meanwhile. What it overwrote nobody knows, so all pages
- * count as written.
+ * not look at the ring meanwhile. What it overwrote nobody knows.
  */
 static uint32_t harvest(struct vm_cpu *c)
 {
+	uint32_t entries = c->vm->ring_entries, nr;
+
+	for (nr = 0; nr < entries; nr++) {
+		struct kvm_dirty_gfn *e =
+			&c->ring[c->ring_next & (entries - 1)];
+
+		if (!is_dirty(e))
+			return nr;
+		note_entry(c->vm, e->slot, e->offset);
+		give_back(e);
+		c->ring_next++;
+	}
+	c->vm->ring_broken = true;
+	return nr;
+}
+
+/* Of a broken ring: in no order, and only for KVM to have entries again. */
+static uint32_t give_back_all(struct vm_cpu *c)
+{
 	uint32_t nr = 0;
 
-	for (;; nr++) {
-		const struct kvm_dirty_gfn *e = ring_entry(c, 0);
-
-		if (!is_dirty(e) && !(c->ring_overrun && skip_gap(c)))
-			break;
-		e = ring_entry(c, 0);
-		note_entry(c->vm, e->slot, e->offset);
-		give_back(c);
-	}
-	if (nr >= c->vm->ring_entries) {
-		c->ring_overrun = true;
-		note_all(c->vm);
+	for (uint32_t i = 0; i < c->vm->ring_entries; i++) {
+		if (!is_dirty(&c->ring[i]))
+			continue;
+		give_back(&c->ring[i]);
+		nr++;
 	}
 	return nr;
 }
 
+static uint32_t take_entries(struct vm_cpu *c)
+{
+	return c->vm->ring_broken ? give_back_all(c) : harvest(c);
+}
+
 /*
- * The ioctl says how many pages it protected.
+ * Protects what was given back; how many entries that were, or -errno.
  *
  * Signals have to wait meanwhile: since Linux 6.16 (kvm_dirty_ring_reset()) one
  * that is pending ends the reset at once, as if it had done all. Up to 64 entries
@@ -438,47 +427,99 @@ static int reset_rings(struct vm *vm)
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	ret = vm_ioctl_num(vm->fd, KVM_RESET_DIRTY_RINGS, 0);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return ret < 0 ? ret : 0;
+	return ret;
 }
 
 /*
- * A few rings in a row that are full and yet empty are the work of a collector
- * that came first. More are the work of an overrun, when KVM takes too few entries
- * for free and cannot show which: it gets one back after the other until it can.
+ * What cannot be blocked (a debugger, a stop, a freezer) may still cut it short,
+ * and KVM stops at an entry that was not given back, as there are after an
+ * overrun. Both show in the count.
  */
-#define EMPTY_RINGS_MAX 100
+static int reset_given(struct vm *vm, uint32_t nr_given)
+{
+	int ret = reset_rings(vm), nr = ret;
 
+	if (ret < 0)
+		return ret;
+	if ((uint32_t)nr != nr_given)
+		vm->ring_broken = true;
+	while (ret > 0 && (uint32_t)nr < nr_given) {
+		ret = reset_rings(vm);
+		if (ret < 0)
+			return ret;
+		nr += ret;
+	}
+	return nr;
+}
+
+/*
+ * The ring is full and none of its entries can be taken: after an overrun KVM waits
+ * for one that it filled twice and that we saw once. Which, it does not say: it is
+ * the one that counts when it is given back.
+ *
+ * By the vCPU's own thread: nobody fills the ring meanwhile.
+ */
+static int free_stuck_entry(struct vm_cpu *c)
+{
+	uint32_t mask = c->vm->ring_entries - 1;
+
+	c->vm->ring_broken = true;
+	for (uint32_t i = 0; i <= mask; i++, c->ring_next++) {
+		struct kvm_dirty_gfn *e = &c->ring[c->ring_next & mask];
+		int nr;
+
+		if (__atomic_load_n(&e->flags, __ATOMIC_RELAXED) != 0)
+			continue;
+		give_back(e);
+		nr = reset_rings(c->vm);
+		if (nr > 0)
+			c->ring_next += (uint32_t)nr;
+		if (nr != 0)
+			return nr;
+		__atomic_store_n(&e->flags, 0, __ATOMIC_RELAXED);
+	}
+	return -EOVERFLOW;
+}
+
+/*
+ * Full and empty once is the work of a collector that came first. Twice, and no
+ * collector in between, is not.
+ */
 int vm_dirty_ring_full(struct vm_cpu *c)
 {
-	uint32_t nr_empty_max = EMPTY_RINGS_MAX + 2 * c->vm->ring_entries;
+	uint32_t nr;
 	int ret;
 
 	pthread_mutex_lock(&c->vm->ring_lock);
-	c->nr_empty = harvest(c) > 0 ? 0 : c->nr_empty + 1;
-	if (c->ring_overrun && c->nr_empty > EMPTY_RINGS_MAX)
-		give_back(c);
-	ret = reset_rings(c->vm);
-	if (c->nr_empty > nr_empty_max)
-		ret = -EOVERFLOW;
+	nr = take_entries(c);
+	ret = reset_given(c->vm, nr);
+	c->nr_empty = nr == 0 && ret == 0 ? c->nr_empty + 1 : 0;
+	if (c->nr_empty > 1)
+		ret = free_stuck_entry(c);
 	pthread_mutex_unlock(&c->vm->ring_lock);
-	return ret;
+	return ret < 0 ? ret : 0;
 }
 
 int vm_dirty_ring_collect(struct vm *vm, uint64_t *bitmap)
 {
 	uint64_t pages = vm_mem_pages(vm->mem);
+	uint32_t nr = 0;
 	int ret;
 
 	if (vm->ring_entries == 0)
 		return -EINVAL;
 	pthread_mutex_lock(&vm->ring_lock);
-	for (unsigned int i = 0; i < vm->nr_cpus; i++)
-		harvest(&vm->cpus[i]);
-	ret = reset_rings(vm);
-	if (ret == 0) {
+	for (unsigned int i = 0; i < vm->nr_cpus; i++) {
+		nr += take_entries(&vm->cpus[i]);
+		vm->cpus[i].nr_empty = 0;
+	}
+	ret = reset_given(vm, nr);
+	if (ret >= 0) {
+		if (vm->ring_broken)
+			note_all(vm);
 		bitmap_or(bitmap, vm->ring_bitmap, pages);
 		madvise(vm->ring_bitmap, bitmap_bytes(pages), MADV_DONTNEED);
 	}
 	pthread_mutex_unlock(&vm->ring_lock);
-	return ret;
+	return ret < 0 ? ret : 0;
 }

@@ -60,8 +60,9 @@ int vm_dirty_log_clear(struct vm *vm, const uint64_t *bitmap,
 /*
  * Harvest every vCPU's ring into bitmap, then KVM_RESET_DIRTY_RINGS protects
  * what was harvested. vCPUs may run. What vCPU threads harvested themselves
- * when a ring was full is included. After an overrun, which KVM should not allow,
- * every page is reported.
+ * when a ring was full is included. Once a ring was overrun, which KVM should not
+ * allow, or a reset cut short, every page is reported each time: nobody knows what
+ * is no longer protected, nor where KVM's and our idea of the ring part.
  */
 int vm_dirty_ring_collect(struct vm *vm, uint64_t *bitmap);
 

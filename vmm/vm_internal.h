@@ -35,8 +35,7 @@ struct vm_cpu {
 	/* vm->ring_lock */
 	struct kvm_dirty_gfn *ring;
 	uint32_t ring_next;
-	bool ring_overrun; /* has been, once: KVM may be ahead of ring_next */
-	uint32_t nr_empty; /* full rings in a row without an entry */
+	unsigned int nr_empty; /* full rings in a row without an entry */
 	/* The thread that starts and frees the vm. */
 	pthread_t thread;
 	bool has_thread;
@@ -97,6 +96,7 @@ struct vm {
 
 	pthread_mutex_t ring_lock;
 	uint64_t *ring_bitmap; /* harvested and not yet collected */
+	bool ring_broken;      /* for good: all pages count as written */
 
 	pthread_mutex_t msi_lock;
 	struct kvm_irq_routing *routes; /* owned; NULL: KVM's own */

@@ -241,8 +241,8 @@ static void check_at_rest(struct stress *s)
 }
 
 /*
- * One pause in hundreds may be all that a fast disk on a slow scheduler lets be in
- * its midst: there are more rounds until one was.
+ * A pause counts that finds requests not yet taken. Where the device's thread gets
+ * to run before every pause there are few such, hence the many rounds.
  */
 static void stop_and_go(struct stress *s, const struct blkt_options *o)
 {
