@@ -26,7 +26,8 @@ def test_restores_as_of_the_instant(host, stop, lazy):
     after = guest.last_seq()
     guest.wait_beats(2)
     restored, beats = restored_beats(host, directory, lazy)
-    assert before < beats[0]["seq"] <= after + 1
+    # One beat may be on its way out at the instant: its second half is no line.
+    assert before < beats[0]["seq"] <= after + 2
     guest.verify()  # the original went on
     assert stats["pages"] * 4096 >= 32 * MIB
     assert stats["pause_ms"] <= stats["total_ms"]

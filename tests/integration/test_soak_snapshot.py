@@ -33,7 +33,8 @@ def check_restored(host, directory, lazy, first_seq, last_seq):
     guest = host.restore(directory, lazy=lazy)
     guest.wait_beats(2)
     beats = guest.verify()
-    assert first_seq < beats[0]["seq"] <= last_seq + 1, (
+    # One beat may be on its way out at the instant: its second half is no line.
+    assert first_seq < beats[0]["seq"] <= last_seq + 2, (
         f"{beats[0]} does not follow {first_seq}..{last_seq}")
     guest.vmm.stop(force=True)
 
