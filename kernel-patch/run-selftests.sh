@@ -3,19 +3,20 @@
 # Run the kernel's own KVM selftests in the lab, on stock and on the patched
 # kernel, in both MMUs, and say where the results differ.
 #
-#	kernel-patch/run-selftests.sh [--only PARAMETER] [KIND...]
+#	kernel-patch/run-selftests.sh [--only PARAMETER] [--each SECONDS] [KIND...]
 #
 # KIND is what is compared with the stock kernel (default: patched). PARAMETER
-# names one of the MMUs: "-", kvm.tdp_mmu=0 or kvm_amd.npt=0. Results are
-# exit statuses: 0 passed, 4 skipped, 124 took too long for the emulator.
-# Exit status 0 when none differ.
+# names one of the MMUs: "-", kvm.tdp_mmu=0 or kvm_amd.npt=0. A test may take so
+# many seconds (default 120). Results are exit statuses: 0 passed, 4 skipped, 124
+# took too long for the emulator. Exit status 0 when none differ, 1 when some do,
+# else that of a lab that died.
 set -euo pipefail
 
 here=$(dirname "$(realpath "$0")")
 lab=$here/../tests/lab
 parameters=(- kvm.tdp_mmu=0 kvm_amd.npt=0)	# TDP MMU, shadow MMU, shadow paging
 each_s=120
-timeout_s=3600
+boot_s=240
 
 # Arguments make them small: the lab is some thirty times slower than hardware.
 tests=(
@@ -49,7 +50,7 @@ tests=(
 	"x86_64/userspace_io_test"
 )
 
-# In the lab: DIRECTORY LOG
+# In the lab: DIRECTORY
 inside() {
 	local test status
 
@@ -65,14 +66,15 @@ inside() {
 	done
 }
 
-if [ "${1:-}" = --inside ]; then
-	inside "$2"
-	exit
-fi
-if [ "${1:-}" = --only ]; then
-	parameters=("$2")
+while [ $# -ge 2 ]; do
+	case $1 in
+	--only) parameters=("$2") ;;
+	--each) each_s=$2 ;;
+	--inside) inside "$2"; exit ;;
+	*) break ;;
+	esac
 	shift 2
-fi
+done
 [ $# -gt 0 ] || set -- patched
 directory=$("$here/build.sh" selftests)
 tmp=$(mktemp -d)
@@ -82,8 +84,9 @@ results() {
 	local kernel=$1 parameter=$2 options=()
 
 	[ "$parameter" = - ] || options=(--kvm-param "$parameter")
-	"$lab/run.sh" --kernel "$kernel" "${options[@]}" --timeout $timeout_s -- \
-		"$here/run-selftests.sh" --inside "$directory"
+	"$lab/run.sh" --kernel "$kernel" "${options[@]}" \
+		--timeout $((${#tests[@]} * each_s + boot_s)) -- \
+		"$here/run-selftests.sh" --each "$each_s" --inside "$directory"
 }
 
 differ=0

@@ -8,9 +8,10 @@
  * the library, in order to time each ioctl.
  *
  * Prints one JSON object per line: what of memory the guest wrote ("all", "tenth",
- * "none"), the time that took it, and that of
- * the sync that followed, fetching and protecting apart. The first line ("start") is turning the tracker on, with all
- * memory written before, the second what the guest needs without any tracker.
+ * "none"), the time that took it, and that of the sync that followed, fetching and
+ * protecting apart. The first line ("start") is turning the tracker on, with all
+ * memory written before, the second what the guest needs without any tracker, the
+ * third ("first") as "all", when KVM may still have huge pages to split.
  *
  * Exit status 77 when this KVM does not have the tracker.
  */
@@ -36,8 +37,7 @@
 #define GIB          (UINT64_C(1) << 30)
 #define CPUS_MAX     16
 #define RING_ENTRIES 65536u
-#define CHUNK_PAGES                                                            \
-	16384u /* of one KVM_CLEAR_DIRTY_LOG: what vmmd sends at once */
+#define CHUNK_PAGES  16384u /* of one KVM_CLEAR_DIRTY_LOG, as vmmd does it */
 
 /* Guest memory: slot 0, not logged, with code and tables; slot 1 under test. */
 #define TEST_SLOT 1

@@ -18,60 +18,60 @@ themselves say nothing.
 Environment: WRITE_PROTECT, the binary; else the release build's.
 """
 
-import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-LAB = ROOT / "tests/lab/run.sh"
-BINARY = os.environ.get("WRITE_PROTECT",
-                        str(ROOT / "build/release/tests/bench/write_protect"))
-SKIPPED = 77
+import both_kernels
+from both_kernels import KERNELS
+
 # What is the same code on both kernels is measured on one, but for the log.
 TRACKERS = {"stock": ("log", "manual", "ring"), "patched": ("log", "wp-all")}
-KERNELS = {"stock": "built", "patched": "patched"}  # as run.sh calls them
 LAB_OVERHEAD_MIB = 1536
-TIMEOUT_S = 6 * 3600
+PAGES_PER_MIB = 256
 
 
-def inside(sizes, vcpus, runs, trackers):
+def inside(binary, args):
     """In the lab: one guest after the other."""
-    for mib in sizes:
-        for cpus in vcpus:
-            for tracker in trackers:
-                subprocess.run([BINARY, tracker, str(mib), str(cpus),
-                                str(runs)], check=True)
+    for mib in args.mem:
+        for cpus in args.vcpus:
+            for tracker in args.inside.split(","):
+                subprocess.run([binary, tracker, str(mib), str(cpus),
+                                str(args.runs)], check=True)
 
 
-def measure(kernel, trackers, args):
+def measure(kernel, binary, args):
     """{(tracker, mib, vcpus, what): {"write_us": median, ...}}"""
-    lab = subprocess.run(
-        [LAB, "--kernel", KERNELS[kernel], "--timeout", str(TIMEOUT_S),
-         "--mem", str(max(args.mem) + LAB_OVERHEAD_MIB),
-         "--clock", args.clock, *param_options(args.kvm_param), "--",
-         "env", f"WRITE_PROTECT={BINARY}", sys.executable, __file__,
-         "--inside", ",".join(trackers), "--mem", join(args.mem),
-         "--vcpus", join(args.vcpus), "--runs", str(args.runs)],
-        stdout=subprocess.PIPE, text=True, check=False)
-    if lab.returncode == SKIPPED:
-        sys.exit(SKIPPED)
-    if lab.returncode != 0:
-        sys.exit(f"the lab with the {kernel} kernel ended with "
-                 f"{lab.returncode}:\n{lab.stdout}")
+    lines = both_kernels.run(
+        kernel, ["--inside", ",".join(TRACKERS[kernel]), "--mem",
+                 join(args.mem), "--vcpus", join(args.vcpus), "--runs",
+                 str(args.runs)],
+        options=["--mem", str(max(args.mem) + LAB_OVERHEAD_MIB),
+                 "--clock", args.clock, *param_options(args.kvm_param)],
+        environment={"WRITE_PROTECT": binary})
     samples = defaultdict(list)
-    for line in lab.stdout.splitlines():
-        if not line.startswith("{"):
-            continue
+    for line in lines:
         s = json.loads(line)
         samples[s["tracker"], s["mib"], s["vcpus"], s["what"]].append(s)
-    return {key: {field: statistics.median(s[field] for s in group)
-                  for field in ("write_us", "fetch_us", "protect_us", "pages")}
-            for key, group in samples.items()}
+    results = {key: {field: statistics.median(s[field] for s in group)
+                     for field in ("write_us", "fetch_us", "protect_us",
+                                   "pages")}
+               for key, group in samples.items()}
+    check(results)
+    return results
+
+
+def check(results):
+    """What was measured must have been the work of a tracker that works."""
+    for (tracker, mib, vcpus, what), s in results.items():
+        pages = {"first": mib * PAGES_PER_MIB, "all": mib * PAGES_PER_MIB,
+                 "none": 0}.get(what)
+        # Shares are whole pages.
+        if pages is not None and not pages - vcpus < s["pages"] <= pages:
+            sys.exit(f"{tracker}, {mib} MiB, {vcpus} vCPUs, {what}: "
+                     f"{s['pages']} pages in the log, not {pages}")
 
 
 def join(numbers):
@@ -141,11 +141,7 @@ def integers(text):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--smoke", action="store_true",
-                        help="small, to see that it works")
+    parser = both_kernels.parser(__doc__)
     parser.add_argument("--clock", choices=("instructions", "host"),
                         default="instructions")
     parser.add_argument("--mem", type=integers,
@@ -153,17 +149,15 @@ def main():
     parser.add_argument("--vcpus", type=integers, default=[1, 2, 4])
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--kvm-param", help="for the lab, as kvm.tdp_mmu=0")
-    parser.add_argument("--inside", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.smoke:
         args.mem, args.vcpus, args.runs = [64], [2], 2
+    binary = both_kernels.binary("WRITE_PROTECT", "tests/bench/write_protect")
     if args.inside:
-        inside(args.mem, args.vcpus, args.runs, args.inside.split(","))
+        inside(binary, args)
         return
-    results = {}
-    for kernel in KERNELS:
-        for key, sample in measure(kernel, TRACKERS[kernel], args).items():
-            results[kernel, key] = sample
+    results = {(kernel, key): sample for kernel in KERNELS
+               for key, sample in measure(kernel, binary, args).items()}
     if args.json:
         print(json.dumps([{"kernel": kernel, "tracker": key[0], "mib": key[1],
                            "vcpus": key[2], "what": key[3], **sample}
