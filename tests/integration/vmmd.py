@@ -289,7 +289,7 @@ class Host:
         env["ASAN_OPTIONS"] = f"exitcode=99:detect_leaks=1:{reports}"
         env["UBSAN_OPTIONS"] = f"print_stacktrace=1:{reports}"
         env["TSAN_OPTIONS"] = (f"exitcode=99:halt_on_error=1:"
-                               f"second_deadlock_stack=1:"
+                               f"second_deadlock_stack=1:history_size=7:"
                                f"suppressions={TSAN_SUPPRESSIONS}:{reports}")
         return env
 
