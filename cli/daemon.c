@@ -447,10 +447,10 @@ static void tear_down(struct daemon *d)
 		serial_free(d->console);
 		serial_free(d->serial); /* the terminal is ours again */
 	}
-	say_the_end(d);
 	/* Whoever is told of the end may take the name at once. */
 	if (d->claim.name)
 		rundir_release(&d->claim, clean);
+	say_the_end(d);
 	if (d->control) {
 		tell_clients(d);
 		control_free(d->control);
