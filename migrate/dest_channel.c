@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 
 #include "migrate/net.h"
@@ -306,7 +307,8 @@ void mig_dest_want(void *dest, uint64_t page)
 	b.runs[0] = (struct proto_run){ .first_page = page, .nr_pages = 1 };
 	bytes = proto_batch_encode(&b, head);
 	pthread_mutex_lock(&d->want_lock);
-	if (d->want_fd >= 0)
-		mig_net_write(d->want_fd, head, bytes);
+	/* The receiver of this connection notices, and breaks the session. */
+	if (d->want_fd >= 0 && mig_net_write(d->want_fd, head, bytes) < 0)
+		shutdown(d->want_fd, SHUT_RDWR);
 	pthread_mutex_unlock(&d->want_lock);
 }

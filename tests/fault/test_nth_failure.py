@@ -15,7 +15,7 @@ import subprocess
 
 import pytest
 
-from vmmd import ATTENTION, DONE, FAILED, GUEST_ELF, VMMD, Guest, wait_until
+from vmmd import ATTENTION, DONE, FAILED, GUEST_ELF, VMMD, Guest, Timeout, wait_until
 
 FAILING = os.environ.get("FAILING", "build/release/tests/fault/failing.so")
 KINDS = {"memory": 1, "ioctl": 2, "files": 4, "socket": 8}
@@ -113,9 +113,11 @@ def tidy(host, vmm, where):
 
 def end_of(host, guest, destination, result):
     """DONE or FAILED, once it is sure; the answer itself may have been lost."""
-    wait_until(lambda: not guest.vmm.alive() or
-               not guest.vmm.status().get("operation") or
-               result.status == ATTENTION, "the end of the migration")
+    def is_over():
+        status = guest.vmm.status()
+        return not guest.vmm.alive() or status and not status.get("operation")
+    wait_until(lambda: result.status == ATTENTION or is_over(),
+               "the end of the migration")
     if result.status == FAILED and not guest.vmm.alive():
         return DONE
     if result.status == FAILED:
@@ -141,8 +143,14 @@ def test_migration(host, kind, side, mode):
         destination = host.receive(env=there.env)
         failure = here if side == "source" else there
         failure.arm(kind, n)
-        result = host.start_migrate(guest, destination.uri, "--mode", mode,
-                                    "--downtime-limit", 500).wait()
+        migration = host.start_migrate(guest, destination.uri, "--mode", mode,
+                                       "--downtime-limit", 500)
+        try:
+            result = migration.wait()
+        except Timeout as error:
+            raise Timeout(f"n={n}: {failure.where()}: {error} "
+                          f"{guest.vmm.status()} {destination.status()} "
+                          f"{destination.errors()}") from None
         status = end_of(host, guest, destination, result)
         failure.disarm()
         what = f"n={n}: {failure.where()}: {result}{guest.vmm.errors()}" \
