@@ -9,8 +9,8 @@
 #ifndef CLI_ARGS_H
 #define CLI_ARGS_H
 
-#include <stddef.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* Decimal digits, min..max. */
