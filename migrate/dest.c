@@ -295,6 +295,7 @@ static int send_complete(struct mig_dest *d)
 static void on_drained(void *ctx)
 {
 	struct mig_dest *d = ctx;
+	int ret = 0;
 	bool told;
 
 	mig_fault_point(d->session, "drained");
@@ -302,7 +303,12 @@ static void on_drained(void *ctx)
 	told = d->running_told;
 	pthread_mutex_unlock(&d->lock);
 	if (told)
-		send_complete(d);
+		ret = send_complete(d);
+	/* Else both sides wait for ever, on a link that may be in order. */
+	if (ret < 0)
+		mig_session_break(d->session, ret,
+				  "cannot say that all pages are here: %s",
+				  strerror(-ret));
 }
 
 const struct mig_fill_ops mig_dest_fill_ops = {
