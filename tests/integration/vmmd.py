@@ -123,6 +123,7 @@ class Vmm:
         self.err = host.directory / f"{name}.err"
         self.args = [*args, "--serial", f"file:{self.serial}"]
         self.uri = None  # of a receiver
+        self.frozen = False
         with open(self.out, "wb") as out, open(self.err, "wb") as err:
             self.process = host.popen(self.args, stdin=subprocess.DEVNULL,
                                       stdout=out, stderr=err, env=env)
@@ -177,9 +178,14 @@ class Vmm:
 
     def freeze(self):
         os.kill(self.pid, signal.SIGSTOP)
+        self.frozen = True
 
     def thaw(self):
-        os.kill(self.pid, signal.SIGCONT)
+        """Only what is frozen: a process that ends may be attached to by its leak
+        checker, whose SIGSTOP a SIGCONT undoes, and that waits for ever then."""
+        if self.frozen:
+            os.kill(self.pid, signal.SIGCONT)
+        self.frozen = False
 
     def stop(self, force=False):
         self.host.vmmd("stop", self.name, *(["--force"] if force else []))

@@ -438,15 +438,20 @@ static void test_reset_gives_a_new_life(void **state)
 	vdrv_fini(&d);
 }
 
-#define STOPS 1000
+#define STOPS  1000
+#define STARTS 10
 
+/* A start that is stopped before the device's thread wakes is none: until some were. */
 static void *stop_and_start(void *arg)
 {
 	struct vdrv *d = arg;
+	struct echo *e = to_echo(d->dev);
 
-	for (int i = 0; i < STOPS; i++) {
+	for (int i = 0; i < STOPS || e->nr_started < STARTS; i++) {
 		vdrv_pause(d);
 		vdrv_resume(d);
+		if (i >= STOPS)
+			sched_yield();
 	}
 	return NULL;
 }
@@ -487,7 +492,6 @@ static void test_stops_lose_and_double_nothing(void **state)
 	assert_int_equal(nr_used, nr_added);
 	assert_int_equal(e->nr_done, nr_added);
 	assert_int_equal(e->nr_started, e->nr_stopped);
-	assert_true(e->nr_started > 1);
 	assert_false(vdrv_is_broken(&d));
 	vdrv_fini(&d);
 }
