@@ -171,6 +171,7 @@ def test_migration(host, kind, side, mode):
         # A destination that has all pages when the link breaks runs the guest while
         # it waits for its source to come back, and does not call itself running.
         assert host.owners_running() in ([guest.vmm.name], []), what
+        guest.vmm.wait_state("running")
         if not failure.fired():
             return
 

@@ -285,7 +285,6 @@ class Host:
         self.processes = []
         self.vmms = []
         self.proxies = []
-        self.shm = set(os.listdir("/dev/shm"))
         self.next_name = 0
 
     def environment(self):
@@ -427,8 +426,6 @@ class Host:
         problems = [f"left in the run directory: {entry}"
                     for entry in sorted(os.listdir(self.run_dir))
                     if entry.rsplit(".", 1)[0] not in killed]
-        problems += [f"left in /dev/shm: {entry}" for entry in
-                     sorted(set(os.listdir("/dev/shm")) - self.shm)]
         problems += self.sanitizer_reports()
         return problems
 

@@ -1,0 +1,244 @@
+"""Drive QEMU as vmmd is driven: the test guest in two processes, moved by QMP.
+
+A Qemu is one process; it stands in for a Vmm of vmmd.py under the same Guest, so
+that what the guest says is checked and counted by the same code. Capabilities and
+parameters are looked up in the running QEMU: what it does not know is not set.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+
+from vmmd import GUEST_ELF, PATIENCE_S, Guest, Timeout, die_with_parent, wait_until
+
+BINARY = os.environ.get("QEMU", "qemu-system-x86_64")
+BANDWIDTH_UNLIMITED = 1 << 40
+# Microvm is the machine that is closest to what vmmd offers.
+MACHINE = ("-machine", "microvm,accel=kvm,isa-serial=on,auto-kernel-cmdline=off",
+           "-cpu", "host", "-nodefaults", "-no-reboot", "-display", "none")
+
+
+def is_there():
+    return shutil.which(BINARY) is not None
+
+
+def version():
+    done = subprocess.run([BINARY, "--version"], stdout=subprocess.PIPE, text=True,
+                          check=True)
+    return done.stdout.splitlines()[0]
+
+
+class QmpError(AssertionError):
+    """QEMU refused a command, or its migration failed."""
+
+
+class Qmp:
+    """The monitor of one process: commands, and the events between them."""
+
+    def __init__(self, path, name):
+        self.name = name
+        self.events = []
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(str(path))
+        self.lines = self.socket.makefile("rb")
+        self._read(time.monotonic() + PATIENCE_S)  # its greeting
+        self.command("qmp_capabilities")
+
+    def close(self):
+        self.lines.close()
+        self.socket.close()
+
+    def _read(self, limit):
+        self.socket.settimeout(max(limit - time.monotonic(), 0.001))
+        try:
+            line = self.lines.readline()
+        except TimeoutError:
+            raise Timeout(f"{self.name}: no word from its monitor") from None
+        if not line:
+            raise QmpError(f"{self.name} closed its monitor")
+        return json.loads(line)
+
+    def command(self, execute, **arguments):
+        """What it returns."""
+        message = {"execute": execute, "arguments": arguments}
+        self.socket.sendall(json.dumps(message).encode())
+        limit = time.monotonic() + PATIENCE_S
+        while True:
+            answer = self._read(limit)
+            if "event" in answer:
+                self.events.append(answer)
+            elif "error" in answer:
+                raise QmpError(f"{self.name}: {execute}: {answer['error']}")
+            else:
+                return answer["return"]
+
+    def wait_event(self, condition, what, patience_s):
+        """The first event, past or to come, for which condition(event) holds."""
+        limit = time.monotonic() + patience_s
+        seen = 0
+        while True:
+            for event in self.events[seen:]:
+                if condition(event):
+                    return event
+            seen = len(self.events)
+            try:
+                self.events.append(self._read(limit))
+            except Timeout:
+                raise Timeout(f"{self.name}: never came: {what}; it says "
+                              f"{self.command('query-migrate')}") from None
+
+
+def seconds(event):
+    at = event["timestamp"]
+    return at["seconds"] + at["microseconds"] / 1e6
+
+
+class Qemu:
+    """One process; arriving: it waits for a guest instead of booting one."""
+
+    def __init__(self, directory, name, cmdline, mem, cpus=1, arriving=False):
+        self.name = name
+        self.serial = directory / f"{name}.serial"
+        self.err = directory / f"{name}.err"
+        self.letters = directory / f"{name}.letters"
+        monitor = directory / f"{name}.qmp"
+        args = [BINARY, *MACHINE, "-m", mem, "-smp", str(cpus),
+                "-kernel", GUEST_ELF, "-append", cmdline,
+                "-chardev", f"socket,id=serial,path={self.letters},server=on,"
+                            f"wait=off,logfile={self.serial}",
+                "-serial", "chardev:serial",
+                "-qmp", f"unix:{monitor},server=on,wait=off",
+                *(["-incoming", "defer"] if arriving else [])]
+        with open(self.err, "wb") as err:
+            self.process = subprocess.Popen(
+                args, stdin=subprocess.DEVNULL, stdout=err, stderr=err,
+                preexec_fn=die_with_parent)
+        self.qmp = None
+        try:
+            wait_until(lambda: monitor.exists() or not self.alive(),
+                       f"the monitor of {name}")
+            assert self.alive(), f"{name} ended early: {self.errors()}"
+            self.qmp = Qmp(monitor, name)
+        except BaseException:
+            self.kill()
+            raise
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def alive(self):
+        return self.process.poll() is None
+
+    def errors(self):
+        return self.err.read_text(errors="replace")
+
+    def send(self, text):
+        """To the guest's serial port."""
+        with socket.socket(socket.AF_UNIX) as letters:
+            letters.connect(str(self.letters))
+            letters.sendall(text.encode())
+
+    def kill(self):
+        """It has nothing to save."""
+        if self.qmp:
+            self.qmp.close()
+        self.process.kill()
+        self.process.wait()
+
+    def configure(self, capabilities, parameters):
+        """Of a migration; the names that this QEMU lacks are passed over."""
+        known = {entry["capability"] for entry in
+                 self.qmp.command("query-migrate-capabilities")}
+        self.qmp.command("migrate-set-capabilities", capabilities=[
+            {"capability": name, "state": True}
+            for name in ("events", *capabilities) if name in known])
+        known = self.qmp.command("query-migrate-parameters")
+        self.qmp.command("migrate-set-parameters", **{
+            name: value for name, value in parameters.items()
+            if name in known})
+
+    def listen(self):
+        """On a free port; the URI for the other side."""
+        self.qmp.command("migrate-incoming", uri="tcp:127.0.0.1:0")
+        address = self.qmp.command("query-migrate")["socket-address"][0]
+        return f"tcp:{address['host']}:{address['port']}"
+
+    def wait_migration(self, status, patience_s):
+        """The event that says so."""
+        def reached(event):
+            if event["event"] != "MIGRATION":
+                return False
+            if event["data"]["status"] == "failed":
+                raise QmpError(f"{self.name}: the migration failed: "
+                               f"{self.qmp.command('query-migrate')} "
+                               f"{self.errors()}")
+            return event["data"]["status"] == status
+        return self.qmp.wait_event(reached, f"migration {status}", patience_s)
+
+    def wait_running(self, patience_s):
+        return self.qmp.wait_event(lambda event: event["event"] == "RESUME",
+                                   "the guest running", patience_s)
+
+    def wait_pass(self, number, patience_s):
+        """Until so many rounds over memory have begun."""
+        return self.qmp.wait_event(
+            lambda event: event["event"] == "MIGRATION_PASS" and
+            event["data"]["pass"] >= number, f"round {number}", patience_s)
+
+
+class QemuGuest(Guest):
+    """The test guest in a Qemu."""
+
+    def ask(self, text):
+        self.vmm.send(text)
+
+
+class Plan:
+    """How QEMU is to move a guest.
+
+    channels: of multifd; 0: without. postcopy: None, "now", or "after-round":
+    as soon as all memory was sent once.
+    """
+
+    def __init__(self, channels=0, postcopy=None, downtime_ms=20,
+                 bandwidth=BANDWIDTH_UNLIMITED):
+        self.postcopy = postcopy
+        self.capabilities = ["return-path"]
+        self.parameters = {"downtime-limit": downtime_ms,
+                           "max-bandwidth": bandwidth}
+        if channels:
+            self.capabilities += ["multifd"]
+            self.parameters["multifd-channels"] = channels
+            self.parameters["zero-page-detection"] = "multifd"
+        if postcopy:
+            self.capabilities += ["postcopy-ram", "postcopy-preempt"]
+        if postcopy and bandwidth != BANDWIDTH_UNLIMITED:
+            self.parameters["max-postcopy-bandwidth"] = bandwidth
+
+
+def move(source, target, uri, plan, patience_s):
+    """Both configured by the plan; returns what QEMU says of it."""
+    begin = time.monotonic()
+    source.qmp.command("migrate", uri=uri)
+    if plan.postcopy == "after-round":
+        source.wait_pass(2, patience_s)
+    if plan.postcopy:
+        source.qmp.command("migrate-start-postcopy")
+    done = source.wait_migration("completed", patience_s)
+    target.wait_migration("completed", patience_s)
+    target.wait_running(patience_s)
+    wall = time.monotonic() - begin
+    said = source.qmp.command("query-migrate")
+    figures = {"wall_ms": wall * 1000, "total_ms": said["total-time"],
+               "said_down_ms": said["downtime"],
+               "rounds": said["ram"]["dirty-sync-count"],
+               "sent_bytes": said["ram"]["transferred"]}
+    if plan.postcopy:
+        active = source.wait_migration("postcopy-active", patience_s)
+        figures["postcopy_ms"] = (seconds(done) - seconds(active)) * 1000
+        figures["faults"] = said["ram"]["postcopy-requests"]
+    return figures
