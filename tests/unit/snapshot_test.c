@@ -179,7 +179,8 @@ static struct mig_snapshot *begin(struct mig_guest *g, bool stop)
 	return s;
 }
 
-static void take(struct mig_guest *g, bool stop)
+/* Returns how often the guest wrote to what was not saved yet. */
+static uint64_t take(struct mig_guest *g, bool stop)
 {
 	struct mig_snapshot *s = begin(g, stop);
 	struct mig_snapshot_stats stats;
@@ -190,8 +191,8 @@ static void take(struct mig_guest *g, bool stop)
 	assert_true(stats.pages >= NR_PAGES);
 	assert_true(stats.bytes_written >= NR_PAGES * VM_PAGE_BYTES);
 	assert_int_equal(stats.left_pages, 0);
-	assert_true(stop ? stats.wp_faults.count == 0
-			 : stats.wp_faults.count > 0);
+	if (stop)
+		assert_int_equal(stats.wp_faults.count, 0);
 	print_message("%s: pause %llu us, total %llu us, %llu pages, "
 		      "faults %llu p50 %llu p99 %llu max %llu us\n",
 		      stop ? "stop" : "live",
@@ -204,6 +205,7 @@ static void take(struct mig_guest *g, bool stop)
 		      (unsigned long long)stats.wp_faults.max_us);
 	mig_snapshot_free(s);
 	assert_true(vm_is_running(g->vm));
+	return stats.wp_faults.count;
 }
 
 static struct mig_restore *restore(bool lazy)
@@ -359,17 +361,22 @@ static void test_stopped(void **state)
 	check_round(VM_MEM_ANON, true);
 }
 
-/* Again and again, of one guest that has no rest. */
+/*
+ * Again and again, of one guest that has no rest. A busy host may not let it run
+ * while a snapshot is taken, but not never.
+ */
 static void test_many(void **state)
 {
 	struct mig_guest *g = start_guest(VM_MEM_ANON);
+	uint64_t nr_faults = 0;
 
 	(void)state;
-	for (int i = 0; i < 8; i++) {
-		take(g, i % 4 == 3);
+	for (int i = 0; i < 8 || (nr_faults == 0 && i < 100); i++) {
+		nr_faults += take(g, i % 4 == 3);
 		check_restore(i % 2);
 		drop_image();
 	}
+	assert_true(nr_faults > 0);
 	check_instant(g);
 	mig_guest_free(g);
 }
