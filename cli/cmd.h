@@ -68,6 +68,7 @@ extern const struct cli_cmd cli_cmd_run;
 extern const struct cli_cmd cli_cmd_receive;
 extern const struct cli_cmd cli_cmd_restore;
 extern const struct cli_cmd cli_cmd_migrate;
+extern const struct cli_cmd cli_cmd_adjust;
 extern const struct cli_cmd cli_cmd_snapshot;
 extern const struct cli_cmd cli_cmd_list;
 extern const struct cli_cmd cli_cmd_status;

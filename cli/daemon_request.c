@@ -174,6 +174,38 @@ static void on_migrate(struct daemon *d, struct control_client *client,
 		refuse(client, CLI_FAILED, err);
 }
 
+/* False for nonsense. */
+static bool read_u64(const json_t *o, uint64_t max, uint64_t *ret_value)
+{
+	if (!json_is_integer(o) || json_integer_value(o) < 0 ||
+	    (uint64_t)json_integer_value(o) > max)
+		return false;
+	*ret_value = (uint64_t)json_integer_value(o);
+	return true;
+}
+
+static void on_adjust(struct daemon *d, struct control_client *client,
+		      const json_t *request)
+{
+	const json_t *limit = json_object_get(request, "downtime_limit_ms");
+	const json_t *rate = json_object_get(request, "max_bandwidth");
+	uint64_t limit_ms = 0, bytes_per_s = 0;
+	struct mig_source_change change = {
+		.downtime_limit_ms = limit ? &limit_ms : NULL,
+		.max_bandwidth = rate ? &bytes_per_s : NULL,
+		.postcopy = json_is_true(json_object_get(request, "postcopy")),
+	};
+	char *err = NULL;
+
+	if ((limit && !read_u64(limit, UINT32_MAX, &limit_ms)) ||
+	    (rate && !read_u64(rate, INT64_MAX, &bytes_per_s)))
+		refuse(client, CLI_USAGE, cli_line("malformed request"));
+	else if (op_change(d->op, &change, &err) < 0)
+		refuse(client, CLI_FAILED, err);
+	else
+		control_done(client, CLI_DONE, NULL, NULL);
+}
+
 static void on_balloon(struct daemon *d, struct control_client *client,
 		       const json_t *request)
 {
@@ -247,6 +279,7 @@ static const struct request requests[] = {
 	{ "pause", DO_PAUSE, on_pause },
 	{ "resume", DO_RESUME, on_resume },
 	{ "cancel", DO_CANCEL, on_cancel },
+	{ "adjust", DO_ADJUST, on_adjust },
 	{ "migrate", DO_MIGRATE, on_migrate },
 	{ "snapshot", DO_SNAPSHOT, on_snapshot },
 	{ "serial-input", DO_TYPE, on_type },
@@ -278,6 +311,9 @@ static void refuse_state(struct daemon *d, struct control_client *client,
 			       state);
 	else if (verb == DO_CANCEL)
 		why = cli_line("nothing to cancel: the guest is %s", state);
+	else if (verb == DO_ADJUST)
+		why = cli_line("no migration to adjust: the guest is %s",
+			       state);
 	else
 		why = cli_line("not possible now: the guest is %s", state);
 	if (strcmp(state, "paused-migration") == 0)

@@ -13,7 +13,7 @@ static const struct {
 	[DAEMON_PAUSED] = { "paused", IDLE_VERBS },
 	[DAEMON_WORKING] = { "busy", DO_TYPE },
 	[DAEMON_SAVING] = { "saving", DO_CANCEL | DO_TYPE },
-	[DAEMON_MIGRATING] = { "migrating", DO_CANCEL | DO_TYPE },
+	[DAEMON_MIGRATING] = { "migrating", DO_CANCEL | DO_ADJUST | DO_TYPE },
 	[DAEMON_MIGRATION_PAUSED] = { "paused-migration", DO_REJOIN },
 	[DAEMON_STOPPING] = { "stopping", 0 },
 	[DAEMON_ENDED] = { "ended", 0 },

@@ -39,6 +39,7 @@ enum daemon_verb {
 	DO_TYPE = 64,
 	DO_BALLOON = 128,
 	DO_POWERDOWN = 256,
+	DO_ADJUST = 512,
 };
 
 /* What keeps an arrival from going on. */

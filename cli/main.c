@@ -10,10 +10,10 @@
 #include "cli/log.h"
 
 static const struct cli_cmd *const commands[] = {
-	&cli_cmd_run,      &cli_cmd_receive, &cli_cmd_restore, &cli_cmd_migrate,
-	&cli_cmd_snapshot, &cli_cmd_list,    &cli_cmd_status,  &cli_cmd_pause,
-	&cli_cmd_resume,   &cli_cmd_stop,    &cli_cmd_wait,    &cli_cmd_cancel,
-	&cli_cmd_send,     &cli_cmd_balloon, &cli_cmd_doctor,
+	&cli_cmd_run,    &cli_cmd_receive,  &cli_cmd_restore, &cli_cmd_migrate,
+	&cli_cmd_adjust, &cli_cmd_snapshot, &cli_cmd_list,    &cli_cmd_status,
+	&cli_cmd_pause,  &cli_cmd_resume,   &cli_cmd_stop,    &cli_cmd_wait,
+	&cli_cmd_cancel, &cli_cmd_send,     &cli_cmd_balloon, &cli_cmd_doctor,
 };
 #define NR_COMMANDS (sizeof(commands) / sizeof(commands[0]))
 

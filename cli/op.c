@@ -219,6 +219,13 @@ int op_cancel(struct op *op)
 	return 0;
 }
 
+int op_change(struct op *op, const struct mig_source_change *change, char **err)
+{
+	if (op->kind != OP_MIGRATE)
+		return -EINVAL;
+	return mig_source_change(op->source, change, err);
+}
+
 int op_rejoin(struct op *op, const char *uri, char **err)
 {
 	if (op->kind != OP_MIGRATE)

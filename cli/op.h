@@ -51,6 +51,9 @@ json_t *op_progress(const struct op *op);
 
 /* MIGRATE, SNAPSHOT. -EBUSY: too late. */
 int op_cancel(struct op *op);
+/* MIGRATE. */
+int op_change(struct op *op, const struct mig_source_change *change,
+	      char **err);
 /* MIGRATE in MIG_PAUSED: rejoin. */
 int op_rejoin(struct op *op, const char *uri, char **err);
 /* RECEIVE, RESTORE: the guest once it runs; the first call owns it. */

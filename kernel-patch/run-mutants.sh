@@ -73,7 +73,7 @@ run() {
 			</dev/null >"$log" 2>&1 || status=$?
 		[ "$status" -eq $lab_died ] || break
 	done
-	why=$(grep -aE 'should|writes aren.t|Accepted|accepted|Round' "$log" |
+	why=$(grep -aE 'should|writes aren.t|Accepted|accepted|Round|nothing lost' "$log" |
 		head -n 1) || true
 	case $status in
 	0) verdict=passes ;;

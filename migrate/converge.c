@@ -22,7 +22,11 @@
 void mig_converge_init(struct mig_converge *c,
 		       const struct mig_source_config *cfg)
 {
-	*c = (struct mig_converge){ .cfg = cfg };
+	*c = (struct mig_converge){
+		.mode = cfg->mode,
+		.downtime_limit_ms = cfg->downtime_limit_ms,
+		.max_bandwidth = cfg->max_bandwidth,
+	};
 	c->cost_us[MIG_COST_STOP] = FIRST_STOP_US;
 }
 
@@ -51,7 +55,7 @@ void mig_converge_flow(struct mig_converge *c, uint64_t bytes, uint64_t us)
 
 static double bytes_per_us(const struct mig_converge *c)
 {
-	double limit = (double)c->cfg->max_bandwidth / 1e6;
+	double limit = (double)atomic_load(&c->max_bandwidth) / 1e6;
 	double rate = FIRST_GUESS_BYTES_PER_US;
 
 	if (c->flow_bytes >= SAMPLE_BYTES_MIN && c->flow_us > 0)
@@ -68,7 +72,7 @@ static double send_time_us(const struct mig_converge *c, uint64_t pages)
 
 static double limit_us(const struct mig_converge *c)
 {
-	return c->cfg->downtime_limit_ms * 1e3;
+	return atomic_load(&c->downtime_limit_ms) * 1e3;
 }
 
 /* What comes after the pages. */
@@ -104,7 +108,7 @@ enum mig_next mig_converge_next(struct mig_converge *c, uint64_t dirty_pages)
 		c->stalled = 0;
 	c->last_pages = dirty_pages;
 	c->rounds++;
-	if (c->cfg->mode == MIG_MODE_HYBRID &&
+	if (c->mode == MIG_MODE_HYBRID &&
 	    (c->stalled >= STALLED_MAX || c->rounds >= ROUNDS_MAX))
 		return MIG_SWITCH_POSTCOPY;
 	return MIG_ANOTHER_ROUND;

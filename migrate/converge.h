@@ -6,11 +6,12 @@
  * the peer is asked for a round trip before each decision, and it said in setup
  * how long its machine's state takes. A pause that was given up teaches too.
  *
- * Threads: the migration thread.
+ * Threads: the migration thread, but for the two limits, which any may set.
  */
 #ifndef MIGRATE_CONVERGE_H
 #define MIGRATE_CONVERGE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -29,7 +30,9 @@ enum mig_cost {
 };
 
 struct mig_converge {
-	const struct mig_source_config *cfg;
+	enum mig_mode mode;
+	_Atomic uint32_t downtime_limit_ms;
+	_Atomic uint64_t max_bandwidth; /* bytes/s; 0: none */
 	double cost_us[MIG_NR_COSTS];
 	double flow_bytes, flow_us; /* all rounds */
 	double slowest; /* bytes per us of the slower of the last two rounds */

@@ -8,40 +8,64 @@
 
 void mig_rate_init(struct mig_rate *r, uint64_t bytes_per_s)
 {
+	pthread_mutex_init(&r->lock, NULL);
 	r->bytes_per_s = bytes_per_s;
-	atomic_store(&r->free_ns, 0);
+	r->owed_bytes = 0;
+	r->at_ns = mig_now_ns();
+}
+
+void mig_rate_fini(struct mig_rate *r)
+{
+	pthread_mutex_destroy(&r->lock);
+}
+
+/* Under lock. An idle line saves up nothing. */
+static void work_off(struct mig_rate *r)
+{
+	uint64_t now_ns = mig_now_ns();
+	double done = (double)(now_ns - r->at_ns) * (double)r->bytes_per_s /
+		      1e9;
+
+	r->owed_bytes = r->bytes_per_s == 0 || done >= r->owed_bytes
+				? 0
+				: r->owed_bytes - done;
+	r->at_ns = now_ns;
+}
+
+void mig_rate_set(struct mig_rate *r, uint64_t bytes_per_s)
+{
+	pthread_mutex_lock(&r->lock);
+	work_off(r);
+	r->bytes_per_s = bytes_per_s;
+	pthread_mutex_unlock(&r->lock);
+}
+
+/* Until nothing is owed, or the time to look again. */
+static uint64_t left_ns(struct mig_rate *r)
+{
+	double ns = 0;
+
+	pthread_mutex_lock(&r->lock);
+	work_off(r);
+	if (r->owed_bytes > 0)
+		ns = r->owed_bytes * 1e9 / (double)r->bytes_per_s;
+	pthread_mutex_unlock(&r->lock);
+	return ns < (double)SLICE_NS ? (uint64_t)ns : SLICE_NS;
 }
 
 void mig_rate_wait(struct mig_rate *r, bool (*keep_going)(void *ctx), void *ctx)
 {
-	uint64_t now, free_ns;
+	struct timespec ts = { 0 };
 
-	if (r->bytes_per_s == 0)
-		return;
-	while ((now = mig_now_ns()) < (free_ns = atomic_load(&r->free_ns)) &&
-	       keep_going(ctx)) {
-		uint64_t left = free_ns - now;
-		struct timespec ts = {
-			.tv_nsec = (long)(left < SLICE_NS ? left : SLICE_NS),
-		};
-
+	while ((ts.tv_nsec = (long)left_ns(r)) > 0 && keep_going(ctx))
 		nanosleep(&ts, NULL);
-	}
 }
 
-/* An idle line saves up nothing. */
 void mig_rate_charge(struct mig_rate *r, uint64_t bytes)
 {
-	uint64_t old = atomic_load(&r->free_ns);
-	uint64_t cost_ns, start;
-
-	if (r->bytes_per_s == 0)
-		return;
-	cost_ns = (uint64_t)((double)bytes * 1e9 / (double)r->bytes_per_s);
-	do {
-		uint64_t now = mig_now_ns();
-
-		start = old > now ? old : now;
-	} while (!atomic_compare_exchange_weak(&r->free_ns, &old,
-					       start + cost_ns));
+	pthread_mutex_lock(&r->lock);
+	work_off(r);
+	if (r->bytes_per_s != 0)
+		r->owed_bytes += (double)bytes;
+	pthread_mutex_unlock(&r->lock);
 }

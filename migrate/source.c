@@ -311,6 +311,7 @@ static void free_all(struct mig_source *s)
 	mig_tracker_free(s->tracker);
 	mig_crew_free(s->crew);
 	mig_session_free(s->session);
+	mig_rate_fini(&s->rate);
 	free(s->todo);
 	free(s->dirty);
 	free(s->scratch);
@@ -339,7 +340,6 @@ static void init_values(struct mig_source *s, struct mig_guest *g,
 	s->stats.mode = s->cfg.mode;
 	s->stats.channels = cfg->channels;
 	s->stats.tracker = mig_tracker_name(s->tracker);
-	mig_rate_init(&s->rate, cfg->max_bandwidth);
 	atomic_store(&s->phases.phase, MIG_SETUP);
 }
 
@@ -354,6 +354,7 @@ int mig_source_start(struct mig_guest *g, const struct mig_source_config *cfg,
 	if (!s)
 		return -ENOMEM;
 	pthread_mutex_init(&s->lock, NULL);
+	mig_rate_init(&s->rate, cfg->max_bandwidth);
 	s->ops = ops;
 	s->ctx = ctx;
 	ret = check_config(g, cfg, &s->addr, err);
@@ -399,6 +400,40 @@ int mig_source_resume(struct mig_source *s, const char *uri, char **err)
 	ret = -pthread_create(&s->thread, NULL, rejoin_main, s);
 	s->joined = ret < 0;
 	return ret;
+}
+
+static int check_change(struct mig_source *s, const struct mig_source_change *c,
+			char **err)
+{
+	if (c->postcopy && s->cfg.mode != MIG_MODE_HYBRID)
+		return mig_say(err, -EINVAL,
+			       "only a migration that was begun with --mode "
+			       "hybrid can go on by postcopy");
+	if ((c->postcopy || c->downtime_limit_ms) &&
+	    mig_phase(&s->phases) >= MIG_COMMIT)
+		return mig_say(err, -EBUSY,
+			       "the guest has been handed over: only the "
+			       "bandwidth can still be changed");
+	return 0;
+}
+
+int mig_source_change(struct mig_source *s, const struct mig_source_change *c,
+		      char **err)
+{
+	int ret = check_change(s, c, err);
+
+	if (ret < 0)
+		return ret;
+	if (c->downtime_limit_ms)
+		atomic_store(&s->converge.downtime_limit_ms,
+			     (uint32_t)*c->downtime_limit_ms);
+	if (c->max_bandwidth) {
+		atomic_store(&s->converge.max_bandwidth, *c->max_bandwidth);
+		mig_rate_set(&s->rate, *c->max_bandwidth);
+	}
+	if (c->postcopy)
+		atomic_store(&s->postcopy_now, true);
+	return 0;
 }
 
 int mig_source_cancel(struct mig_source *s)

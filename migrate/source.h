@@ -8,7 +8,7 @@
  * Ends:    MIG_COMPLETE: the guest is over there, free it here and exit.
  *          MIG_FAILED, MIG_CANCELLED: it runs (or stays paused) here as before.
  *          MIG_PAUSED: it must not run here; mig_source_resume() goes on.
- * Threads: start, resume, cancel, free: main thread. status: any.
+ * Threads: start, change, resume, cancel, free: main thread. status: any.
  * Borrows: the guest, until free.
  */
 #ifndef MIGRATE_SOURCE_H
@@ -35,12 +35,25 @@ struct mig_source_ops {
 	void (*changed)(void *ctx);
 };
 
+/* What may be changed while it runs. NULL: left as it is. */
+struct mig_source_change {
+	const uint64_t *downtime_limit_ms; /* up to UINT32_MAX */
+	const uint64_t *max_bandwidth;
+	bool postcopy; /* hybrid: enough precopy, switch over now */
+};
+
 struct mig_source;
 
 /* -EINVAL and a line in *err when cfg cannot work at all (URI, tracker). */
 int mig_source_start(struct mig_guest *g, const struct mig_source_config *cfg,
 		     const struct mig_source_ops *ops, void *ctx,
 		     struct mig_source **ret_source, char **err);
+/*
+ * All of it or nothing. -EINVAL: postcopy was not agreed on. -EBUSY: the guest has
+ * been handed over, so only the bandwidth still matters.
+ */
+int mig_source_change(struct mig_source *s, const struct mig_source_change *c,
+		      char **err);
 /* In MIG_PAUSED only (-EBUSY): rejoin the session at uri and go on. */
 int mig_source_resume(struct mig_source *s, const char *uri, char **err);
 /* Before the token; later it is refused: -EBUSY. */

@@ -67,7 +67,7 @@ struct mig_source {
 	/* Source thread; the crew's while a job runs. */
 	struct mig_tracker *tracker;
 	struct mig_crew *crew; /* one member per data channel */
-	uint64_t *todo;        /* what this round sends */
+	uint64_t *todo;        /* what this round has yet to send */
 	uint64_t *dirty;       /* what the last sync reported */
 	uint64_t *scratch;     /* populated scan */
 	uint64_t *sent;        /* ever sent: those need no populated check */
@@ -79,6 +79,8 @@ struct mig_source {
 	uint64_t stopped_us; /* when the vCPUs were told to stop */
 	uint64_t flow_us;    /* time in which pages were flowing */
 	struct mig_converge converge;
+	_Atomic bool
+		postcopy_now; /* asked for; set by any thread, never unset */
 
 	/* Postcopy: who clears a bit sends the page. Atomic. */
 	uint64_t *pending;
@@ -109,8 +111,8 @@ void mig_source_say_errno(struct mig_source *s, int ret);
 /* One more sentence behind the first reason. */
 void mig_source_add(struct mig_source *s, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
-bool mig_source_may_go_on(
-	void *s); /* not cancelled, session whole; any thread */
+/* Not cancelled, session whole; any thread. */
+bool mig_source_may_go_on(void *s);
 
 /* source_setup.c: 0 or -errno with the reason said (mig_source_say). */
 int mig_source_connect(struct mig_source *s);
@@ -125,10 +127,15 @@ void mig_source_abort_peer(struct mig_source *s);
 int mig_source_first_round(struct mig_source *s);
 /* Rounds until the rest fits into the downtime, or (*ret_postcopy) never will. */
 int mig_source_precopy(struct mig_source *s, bool *ret_postcopy);
-/* Send todo, which has so many pages; measures how fast they flow. */
+/*
+ * Send todo, which has so many pages; measures how fast they flow. Cut short when
+ * postcopy is asked for: the rest stays in todo.
+ */
 int mig_source_round(struct mig_source *s, uint64_t pages);
 /* What was written since the last sync into dirty. */
 int mig_source_sync(struct mig_source *s);
+/* Joins dirty to what todo still holds; how many pages that makes. */
+uint64_t mig_source_next_todo(struct mig_source *s);
 
 /* source_switch.c: *ret_done false: the guest was revived, precopy goes on. */
 int mig_source_switchover(struct mig_source *s, bool postcopy, bool *ret_done);
@@ -168,7 +175,7 @@ typedef int mig_share(struct mig_sender *x, unsigned int channel);
 int mig_source_on_channel(struct mig_source *s, unsigned int channel,
 			  enum mig_lane lane, mig_share *share);
 
-/* Send every page of todo on all channels; back when all are written. */
+/* Send todo on all channels; back when all that is to be sent is written. */
 int mig_source_send_round(struct mig_source *s);
 /* The next barrier on every data channel. */
 int mig_source_send_barrier(struct mig_source *s);

@@ -103,12 +103,14 @@ int mig_source_first_round(struct mig_source *s)
 						: mig_source_round(s, pages);
 }
 
-static void swap_todo(struct mig_source *s)
+/* A round that was cut short left something of the old todo. */
+uint64_t mig_source_next_todo(struct mig_source *s)
 {
-	uint64_t *t = s->todo;
+	size_t i, words = bitmap_words(s->ram_pages);
 
-	s->todo = s->dirty;
-	s->dirty = t;
+	for (i = 0; i < words; i++)
+		s->todo[i] |= s->dirty[i];
+	return bitmap_count(s->todo, s->ram_pages);
 }
 
 /* Rounds until the rest fits into the downtime, or never will. */
@@ -122,8 +124,7 @@ int mig_source_precopy(struct mig_source *s, bool *ret_postcopy)
 		ret = mig_source_sync(s);
 		if (ret < 0)
 			return ret;
-		dirty_pages = bitmap_count(s->dirty, s->ram_pages);
-		swap_todo(s);
+		dirty_pages = mig_source_next_todo(s);
 		if (mig_session_broken(s->session))
 			return -ECANCELED;
 		if (vm_event_peek(s->vm) != VM_EVENT_NONE) {
@@ -134,6 +135,10 @@ int mig_source_precopy(struct mig_source *s, bool *ret_postcopy)
 		if (ret < 0)
 			return ret;
 		mig_converge_cost(&s->converge, MIG_COST_RTT, rtt_us);
+		if (atomic_load(&s->postcopy_now)) {
+			*ret_postcopy = true;
+			return 0;
+		}
 		switch (mig_converge_next(&s->converge, dirty_pages)) {
 		case MIG_SWITCH_PRECOPY:
 			*ret_postcopy = false;

@@ -48,6 +48,21 @@ void mig_sender_free(struct mig_sender *x)
 	free(x);
 }
 
+/*
+ * What this round does not send goes by postcopy. Never in the pause of a switch
+ * by precopy, which has to send everything; no round sees the phase change.
+ */
+static bool cut_short(const struct mig_source *s)
+{
+	return atomic_load_explicit(&s->postcopy_now, memory_order_relaxed) &&
+	       mig_phase(&s->phases) == MIG_PRECOPY;
+}
+
+static bool may_wait_in_round(void *ctx)
+{
+	return mig_source_may_go_on(ctx) && !cut_short(ctx);
+}
+
 static int write_batch(struct mig_sender *x, struct iovec *iov, size_t nr)
 {
 	struct mig_source *s = x->s;
@@ -59,7 +74,7 @@ static int write_batch(struct mig_sender *x, struct iovec *iov, size_t nr)
 		bytes += iov[i].iov_len;
 	/* MIG_LANE_PUSH waits before it claims pages; faults never wait. */
 	if (x->lane == MIG_LANE_BULK)
-		mig_rate_wait(&s->rate, mig_source_may_go_on, s);
+		mig_rate_wait(&s->rate, may_wait_in_round, s);
 	ret = mig_net_writev(x->fd, iov, nr);
 	if (ret < 0)
 		return ret;
@@ -170,9 +185,10 @@ static int send_stripe(struct mig_sender *x, uint64_t first, uint64_t end)
 	if (page == end)
 		return 0;
 	ret = mig_tracker_rearm(s->tracker, s->todo, first, end - first);
-	for (; ret == 0 && page < end;
+	for (; ret == 0 && page < end && !cut_short(s);
 	     page = bitmap_next_set(s->todo, page + 1, end)) {
 		ret = mig_sender_page(x, page);
+		bitmap_clear(s->todo, page);
 		bitmap_set(s->sent, page);
 		atomic_fetch_sub_explicit(&s->left_pages, 1,
 					  memory_order_relaxed);
@@ -187,7 +203,8 @@ static int send_share(struct mig_sender *x, unsigned int channel)
 	uint64_t step = s->cfg.channels * MIG_STRIPE_PAGES;
 	int ret = 0;
 
-	for (; ret == 0 && first < s->ram_pages; first += step) {
+	for (; ret == 0 && first < s->ram_pages && !cut_short(s);
+	     first += step) {
 		uint64_t end = first + MIG_STRIPE_PAGES;
 
 		if (!mig_source_may_go_on(s))

@@ -153,16 +153,11 @@ static int stop_guest(struct mig_source *s, uint64_t *mark_us)
 /* todo becomes all that the receiver does not have. */
 static int last_sync(struct mig_source *s, uint64_t *ret_pages)
 {
-	size_t i, words = bitmap_words(s->ram_pages);
-	int ret;
+	int ret = mig_source_sync(s);
 
-	ret = mig_source_sync(s);
-	if (ret < 0)
-		return ret;
-	for (i = 0; i < words; i++)
-		s->todo[i] |= s->dirty[i];
-	*ret_pages = bitmap_count(s->todo, s->ram_pages);
-	return 0;
+	if (ret == 0)
+		*ret_pages = mig_source_next_todo(s);
+	return ret;
 }
 
 /* Under lock: the guest has stood still since stopped_us. Returns for how long. */

@@ -16,42 +16,22 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from limits import ROOT, Warm, median_of, tcpcopy
+
 sys.path.insert(0, str(ROOT / "tests/integration"))
 os.environ.setdefault("VMMD", str(ROOT / "build/release/cli/vmmd"))
 os.environ.setdefault("GUEST_ELF",
                       str(ROOT / "build/release/tests/guest/guest.elf"))
-TCPCOPY = os.environ.get("TCPCOPY",
-                         str(ROOT / "build/release/tests/bench/tcpcopy"))
 
 from vmmd import GUEST_ELF, MIB, Host, wait_until  # noqa: E402
 
 MODES = ("precopy", "postcopy", "hybrid")
 CHANNELS = (1, 4)
-
-
-def tcpcopy(size, streams):
-    """Bytes per second of a plain copy over loopback TCP."""
-    done = subprocess.run([TCPCOPY, str(size), str(streams)],
-                          stdout=subprocess.PIPE, check=True)
-    return json.loads(done.stdout)["bytes_per_s"]
-
-
-def warm(size):
-    """Have that much memory, twice, and give it back."""
-    tcpcopy(size, 1)
-
-
-def median_of(samples):
-    """The median of each key of a list of flat dicts."""
-    return {key: statistics.median(sample[key] for sample in samples)
-            for key in samples[0]}
 
 
 class Bench:
@@ -64,7 +44,7 @@ class Bench:
     def repeat(self, measure, *args):
         samples = []
         for _ in range(self.runs):
-            warm(self.bytes)
+            Warm(self.bytes).release()
             samples.append(measure(*args))
         return median_of(samples)
 

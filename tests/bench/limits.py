@@ -11,6 +11,7 @@ import mmap
 import os
 import statistics
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TCPCOPY = os.environ.get("TCPCOPY",
                          str(ROOT / "build/release/tests/bench/tcpcopy"))
 MADV_POPULATE_WRITE = 23  # <linux/mman.h>, since Linux 5.14
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 MEMCPY_BYTES = 256 << 20
 
 
@@ -41,15 +43,65 @@ def memcpy():
         return MEMCPY_BYTES / (time.monotonic() - begin)
 
 
-def warm(size):
-    """Have that much memory, and give it back.
+class Warm:
+    """Memory that this host has at hand, for a process that is about to need it.
 
     Where this host is itself a guest, its own host may take away memory that is
     free for a second or two, and fetching it again costs more than what is
-    measured here.
+    measured here. So this memory is given back only as the process grows, or
+    all at once by release(). It is there twice, in huge and in small pages: the
+    kernel does not make the ones of the other at once.
     """
-    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
-        area.madvise(MADV_POPULATE_WRITE)
+
+    CHUNK_BYTES = 32 << 20
+    AHEAD_BYTES = 128 << 20
+    POLL_S = 0.002
+
+    def __init__(self, size):
+        self.chunks = []
+        self.done = threading.Event()
+        self.thread = None
+        for _ in range(0, size + self.AHEAD_BYTES, self.CHUNK_BYTES):
+            self.chunks.append([self._have(mmap.MADV_HUGEPAGE),
+                                self._have(mmap.MADV_NOHUGEPAGE)])
+
+    def _have(self, advice):
+        chunk = mmap.mmap(-1, self.CHUNK_BYTES,
+                          flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        chunk.madvise(advice)
+        chunk.madvise(MADV_POPULATE_WRITE)
+        return chunk
+
+    def _give(self):
+        for chunk in self.chunks.pop():
+            chunk.close()
+
+    def follow(self, pid):
+        """Give back what the process takes, and a little ahead of it."""
+        self.thread = threading.Thread(target=self._follow, args=(pid,))
+        self.thread.start()
+
+    def _follow(self, pid):
+        start = resident_bytes(pid)
+        given = 0
+        while self.chunks and not self.done.wait(self.POLL_S):
+            while (self.chunks and
+                   given < resident_bytes(pid) - start + self.AHEAD_BYTES):
+                self._give()
+                given += self.CHUNK_BYTES
+
+    def release(self):
+        self.done.set()
+        if self.thread:
+            self.thread.join()
+        while self.chunks:
+            self._give()
+
+
+def resident_bytes(pid):
+    """Of a process of ours, which has not been reaped; 0 once it has ended."""
+    statm = Path(f"/proc/{pid}/statm").read_text(encoding="ascii")
+    return int(statm.split()[1]) * PAGE_BYTES
 
 
 def median_of(samples):

@@ -35,14 +35,26 @@ class QmpError(AssertionError):
     """QEMU refused a command, or its migration failed."""
 
 
+def connect(path):
+    """To a socket that another process may only just be making."""
+    def attempt():
+        new = socket.socket(socket.AF_UNIX)
+        try:
+            new.connect(str(path))
+            return new
+        except (FileNotFoundError, ConnectionRefusedError):
+            new.close()
+            return None
+    return wait_until(attempt, f"a listener at {path}")
+
+
 class Qmp:
     """The monitor of one process: commands, and the events between them."""
 
     def __init__(self, path, name):
         self.name = name
         self.events = []
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(str(path))
+        self.socket = connect(path)
         self.lines = self.socket.makefile("rb")
         self._read(time.monotonic() + PATIENCE_S)  # its greeting
         self.command("qmp_capabilities")
@@ -118,12 +130,10 @@ class Qemu:
                 preexec_fn=die_with_parent)
         self.qmp = None
         try:
-            wait_until(lambda: monitor.exists() or not self.alive(),
-                       f"the monitor of {name}")
-            assert self.alive(), f"{name} ended early: {self.errors()}"
             self.qmp = Qmp(monitor, name)
-        except BaseException:
+        except BaseException as error:
             self.kill()
+            error.add_note(self.errors())
             raise
 
     @property
@@ -138,8 +148,7 @@ class Qemu:
 
     def send(self, text):
         """To the guest's serial port."""
-        with socket.socket(socket.AF_UNIX) as letters:
-            letters.connect(str(self.letters))
+        with connect(self.letters) as letters:
             letters.sendall(text.encode())
 
     def kill(self):

@@ -9,10 +9,10 @@
 
 #include <cmocka.h>
 
-static const enum daemon_verb verbs[] = {
-	DO_PAUSE,  DO_RESUME, DO_MIGRATE, DO_REJOIN,   DO_SNAPSHOT,
-	DO_CANCEL, DO_TYPE,   DO_BALLOON, DO_POWERDOWN
-};
+static const enum daemon_verb verbs[] = { DO_PAUSE,  DO_RESUME,   DO_MIGRATE,
+					  DO_REJOIN, DO_SNAPSHOT, DO_CANCEL,
+					  DO_TYPE,   DO_BALLOON,  DO_POWERDOWN,
+					  DO_ADJUST };
 #define NR_VERBS (sizeof(verbs) / sizeof(verbs[0]))
 
 static unsigned int accepted(enum daemon_state state, enum daemon_stuck stuck)
@@ -45,7 +45,7 @@ static void test_an_operation_keeps_others_out(void **state)
 	assert_int_equal(accepted(DAEMON_SAVING, NOT_STUCK),
 			 DO_CANCEL | DO_TYPE);
 	assert_int_equal(accepted(DAEMON_MIGRATING, NOT_STUCK),
-			 DO_CANCEL | DO_TYPE);
+			 DO_CANCEL | DO_ADJUST | DO_TYPE);
 }
 
 /* It may run elsewhere: nothing but going on with the migration is allowed. */

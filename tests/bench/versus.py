@@ -1,0 +1,361 @@
+#!/usr/bin/python3
+"""Measure vmmd and QEMU side by side: the same guest, moved on the same host.
+
+versus.py [SCENARIO...] [--runs N] [--mem MIB] [--channels N] [--json] [--smoke]
+
+Each scenario alternates between the two, N times, and shows the median of each
+figure, its spread, and the ratio; beside it what a ratio is to be at most. Nothing
+passes or fails by a figure. docs/performance.md explains them and holds a table.
+
+Environment: VMMD, FELT_ELF (the test guest with a stopwatch), TCPCOPY, QEMU; else
+the release build's, and qemu-system-x86_64 from PATH.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from limits import ROOT, memcpy, tcpcopy
+
+sys.path.insert(0, str(ROOT / "tests/integration"))
+os.environ.setdefault("VMMD", str(ROOT / "build/release/cli/vmmd"))
+os.environ["GUEST_ELF"] = os.environ.get(
+    "FELT_ELF", str(ROOT / "build/release/tests/bench/felt.elf"))
+
+import qemu  # noqa: E402
+from contenders import Qemu, Vmmd  # noqa: E402
+from vmmd import GIB, MIB, PATIENCE_S, Host  # noqa: E402
+
+STREAMS = (1, 2, 4)
+CHANNELS = (0, 1, 2, 4)  # that QEMU's best is looked for among; 0: no multifd
+CALIBRATION_RUNS = 2
+SKIPPED = 77
+
+# key: (what it is, unit, digits)
+FIGURES = {
+    "wall_ms": ("until it runs there, all moved", "ms", 0),
+    "total_ms": ("  as the monitor says", "ms", 0),
+    "gb_per_s": ("memory moved", "GB/s", 2),
+    "of_tcp": ("  part of the best plain TCP copy", "", 2),
+    "felt_ms": ("longest stall the guest felt", "ms", 1),
+    "said_down_ms": ("  downtime as the monitor says", "ms", 1),
+    "waits": ("pages the guest waited for", "", 0),
+    "wait_p50_us": ("  median wait", "us", 0),
+    "wait_p99_us": ("  99%", "us", 0),
+    "wait_max_us": ("  longest", "us", 0),
+    "waits_per_s": ("  a second of postcopy", "/s", 0),
+    "postcopy_ms": ("until all pages were there", "ms", 0),
+    "faults": ("pages asked for", "", 0),
+    "faults_per_s": ("  in a second of postcopy", "/s", 0),
+    "fault_p50_us": ("  median, as the monitor says", "us", 0),
+    "fault_p99_us": ("  99%, as the monitor says", "us", 0),
+    "rounds": ("rounds", "", 0),
+    "cpu_s_per_gib": ("CPU time of both ends per GiB", "s", 3),
+    "cpu_source_s": ("  of it the source, to its end", "s", 3),
+    "cpu_target_s": ("  of it the destination", "s", 3),
+    "overhead_mib": ("resident beside the guest's RAM", "MiB", 1),
+    "others": ("CPUs taken by other processes", "", 2),
+    "stolen_ms": ("  CPU time that the host withheld", "ms", 0),
+}
+
+
+@dataclass
+class Scenario:
+    """What is moved and how. show: figures, and what their ratio may be at most."""
+
+    row: int
+    title: str
+    work: str
+    vmmd: tuple
+    show: dict
+    plan: object = None  # of QEMU, from its best number of channels
+    filled: bool = True  # the guest has written all its memory
+    times: int = 1  # of --mem
+    cpus: int = 1
+    limit: bool = True  # whether a plain TCP copy says something
+    name: str = ""
+
+
+# A vCPU at rest feels a stop only beyond its tick; see the guest's README.
+FILLED = "work=fill hz=500 hb=50"
+RESTING = "work=fill verify=0 hz=10 hb=1000"
+DIRTYING = "work=dirty ws={ws}M verify=0 halt=0 hb=50"
+READING = "work=read verify=0 halt=0 hb=50"
+CAP = 100 * MIB  # bytes/s, below what a guest can dirty
+
+PRECOPY = {"wall_ms": 0.7, "total_ms": 0.7, "gb_per_s": None, "of_tcp": None,
+           "felt_ms": 0.35, "said_down_ms": None, "rounds": None}
+POSTCOPY = {"wall_ms": 0.4, "total_ms": 0.4, "postcopy_ms": 0.4, "felt_ms": 0.3,
+            "said_down_ms": None, "waits": None, "wait_p50_us": 0.5,
+            "wait_p99_us": 0.5, "wait_max_us": 0.3, "waits_per_s": None,
+            "faults": None, "faults_per_s": None,
+            "fault_p50_us": None, "fault_p99_us": None}
+COST = {"cpu_s_per_gib": 0.6, "cpu_source_s": None, "cpu_target_s": None,
+        "overhead_mib": None, "wall_ms": None}
+
+
+def precopy(downtime_ms=20):
+    return lambda channels: qemu.Plan(channels, downtime_ms=downtime_ms)
+
+
+def postcopy(_channels):
+    return qemu.Plan(postcopy="now")
+
+
+def hybrid_capped(_channels):
+    return qemu.Plan(postcopy="after-round", bandwidth=CAP)
+
+
+SCENARIOS = {
+    "idle-precopy": Scenario(
+        1, "filled, idle, precopy", FILLED, ("--mode", "precopy"), PRECOPY,
+        precopy()),
+    "idle-precopy-300": Scenario(
+        1, "the same, both told a downtime of 300 ms", FILLED,
+        ("--mode", "precopy", "--downtime-limit", "300"), PRECOPY, precopy(300)),
+    "untouched": Scenario(
+        2, "never touched, four times the size", "work=idle mem=16M hz=500 hb=50",
+        ("--mode", "precopy"),
+        {"wall_ms": 0.12, "total_ms": 0.12, "felt_ms": 0.35, "said_down_ms": None,
+         "overhead_mib": None},
+        precopy(), filled=False, times=4, limit=False),
+    "dirty-precopy": Scenario(
+        3, "dirtying a quarter at full speed, precopy", DIRTYING,
+        ("--mode", "precopy"), PRECOPY, precopy()),
+    "dirty-hybrid": Scenario(
+        3, "dirtying a quarter at full speed, hybrid", DIRTYING, (), PRECOPY,
+        precopy()),
+    "dirty-capped": Scenario(
+        3, "the same, hybrid, 100 MiB/s at most", DIRTYING,
+        ("--max-bandwidth", str(CAP)),
+        {"wall_ms": None, "total_ms": None, "gb_per_s": None, "felt_ms": 0.5,
+         "said_down_ms": None, "faults": None, "rounds": None},
+        hybrid_capped, limit=False),
+    "read-postcopy": Scenario(
+        4, "random reader, postcopy from the start", READING,
+        ("--mode", "postcopy"), POSTCOPY, postcopy),
+    "read-postcopy-2": Scenario(
+        5, "two random readers, postcopy from the start", READING,
+        ("--mode", "postcopy"), POSTCOPY, postcopy, cpus=2),
+    "cost-precopy": Scenario(
+        6, "filled, halted, precopy", RESTING, ("--mode", "precopy"), COST,
+        precopy()),
+    "cost-postcopy": Scenario(
+        6, "filled, halted, postcopy", RESTING, ("--mode", "postcopy"), COST,
+        postcopy),
+    **{f"size-{times}": Scenario(
+        7, f"filled, idle, precopy, {times} times the size", FILLED,
+        ("--mode", "precopy"), PRECOPY, precopy(), times=times)
+       for times in (2, 4, 8)},
+}
+for _name, _scenario in SCENARIOS.items():
+    _scenario.name = _name
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def spread(samples):
+    """{key: {"median":, "min":, "max":}} of the keys that all samples have."""
+    keys = [key for key in samples[0] if all(key in s for s in samples)]
+    return {key: {"median": statistics.median(s[key] for s in samples),
+                  "min": min(s[key] for s in samples),
+                  "max": max(s[key] for s in samples)} for key in keys}
+
+
+def complete(sample, size):
+    """With what follows from the rest."""
+    sample["gb_per_s"] = size / sample["wall_ms"] / 1e6
+    if sample.get("postcopy_ms"):
+        for name in ("faults", "waits"):
+            sample[f"{name}_per_s"] = (sample[name] * 1000 /
+                                       sample["postcopy_ms"])
+    return sample
+
+
+class Versus:
+    """The scenarios of one run, in a directory of its own."""
+
+    def __init__(self, host, args):
+        self.runs, self.mem_mib = args.runs, args.mem
+        self.vmmd = Vmmd(host, args.patience)
+        self.qemu = Qemu(host, args.channels, args.patience)
+
+    def sample(self, contender, scenario):
+        size_mib = self.mem_mib * scenario.times
+        sample = complete(contender.measure(scenario, size_mib), size_mib * MIB)
+        say(f"{scenario.name} {contender.name}: {sample['wall_ms']:.0f} ms, felt "
+            f"{sample['felt_ms']:.1f} ms, others took {sample['others']:.0%}")
+        return sample
+
+    def calibrate(self):
+        """QEMU's best number of channels for memory that is all data."""
+        totals = {}
+        for channels in CHANNELS:
+            self.qemu.channels = channels
+            totals[channels] = statistics.median(
+                self.sample(self.qemu, SCENARIOS["idle-precopy"])["wall_ms"]
+                for _ in range(CALIBRATION_RUNS))
+        self.qemu.channels = min(totals, key=totals.get)
+        return {"wall_ms": totals, "best": self.qemu.channels}
+
+    @staticmethod
+    def limits(size):
+        """Once, between the samples of a scenario."""
+        return {str(n): tcpcopy(size, n) for n in STREAMS} | {"memcpy": memcpy()}
+
+    def scenario(self, scenario):
+        """All samples of one, and what they come to."""
+        size = self.mem_mib * scenario.times * MIB
+        samples = {"vmmd": [], "qemu": []}
+        limits = []
+        for _ in range(self.runs):
+            for contender in (self.vmmd, self.qemu):
+                samples[contender.name].append(self.sample(contender, scenario))
+            if scenario.limit:
+                limits.append(self.limits(size))
+        if limits:
+            best = max(statistics.median(taken[str(n)] for taken in limits)
+                       for n in STREAMS)
+            for sample in samples["vmmd"] + samples["qemu"]:
+                sample["of_tcp"] = sample["gb_per_s"] * 1e9 / best
+        sides = {name: spread(taken) for name, taken in samples.items()}
+        return {"row": scenario.row, "title": scenario.title,
+                "guest_bytes": size, "cpus": scenario.cpus,
+                "limits_bytes_per_s": spread(limits) if limits else {},
+                **sides, "ratio": ratios(sides)}
+
+
+def ratios(sides):
+    """vmmd's median to QEMU's, where there is something to compare."""
+    return {key: ours["median"] / sides["qemu"][key]["median"]
+            for key, ours in sides["vmmd"].items()
+            if key in sides["qemu"] and sides["qemu"][key]["median"]}
+
+
+def machine():
+    """Where this was measured."""
+    with open("/proc/cpuinfo", encoding="ascii") as cpuinfo:
+        model = next((line.split(":")[1].strip() for line in cpuinfo
+                      if line.startswith("model name")), "?")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"cpu": model, "cpus": os.cpu_count(), "memory_gib": memory / GIB,
+            "kernel": platform.release(), "qemu": qemu.version()}
+
+
+def print_side(figure, digits):
+    if not figure:
+        return f"{'-':>25}"
+    span = f"[{figure['min']:.{digits}f}..{figure['max']:.{digits}f}]"
+    return f"{figure['median']:9.{digits}f} {span:15}"
+
+
+def print_scenario(name, result):
+    print(f"\n{name} (row {result['row']}): {result['title']}, "
+          f"{result['guest_bytes'] / GIB:g} GiB, {result['cpus']} vCPU")
+    limits = result["limits_bytes_per_s"]
+    if limits:
+        print("  in between, GB/s: " + ", ".join(
+            f"{key if key == 'memcpy' else 'TCP x' + key} "
+            f"{rate['median'] / 1e9:.2f}" for key, rate in limits.items()))
+    print(f"  {'':34}{'vmmd':>9}{'':16}{'qemu':>9}{'':16}{'ratio':>6}  at most")
+    show = SCENARIOS[name].show | {"others": None, "stolen_ms": None}
+    for key, goal in show.items():
+        label, unit, digits = FIGURES[key]
+        ours, theirs = (result[side].get(key) for side in ("vmmd", "qemu"))
+        if not ours and not theirs:
+            continue
+        ratio = result["ratio"].get(key)
+        print(f"  {label:34}{print_side(ours, digits)}{print_side(theirs, digits)}"
+              f"{'' if ratio is None else f'{ratio:6.2f}':6}"
+              f"  {'' if goal is None else goal:<5} {unit}".rstrip())
+
+
+def print_table(report):
+    for key, value in report["machine"].items():
+        print(f"{key:12} {value}")
+    tried = ", ".join(f"{n or 'no multifd'}: {ms:.0f} ms" for n, ms in
+                      report["qemu_channels"]["wall_ms"].items())
+    print(f"channels     QEMU's best {report['qemu_channels']['best']} ({tried}); "
+          "vmmd's default")
+    print(f"runs         {report['runs']} each, alternating: median [least..most]")
+    for name, result in report["scenarios"].items():
+        print_scenario(name, result)
+
+
+def parse():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO",
+                        help="of " + ", ".join(SCENARIOS))
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--mem", type=int, default=1024, metavar="MIB",
+                        help="test memory of the guest (1024)")
+    parser.add_argument("--channels", type=int, metavar="N",
+                        help="of QEMU's multifd, 0: none (default: the best)")
+    parser.add_argument("--patience", type=float, default=PATIENCE_S,
+                        help=f"seconds that a move may take ({PATIENCE_S:.0f})")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--smoke", action="store_true",
+                        help="only see that it works: 1 run of 16 MiB")
+    args = parser.parse_args()
+    unknown = [name for name in args.scenarios if name not in SCENARIOS]
+    if unknown:
+        parser.error(f"no such scenario: {' '.join(unknown)}")
+    if args.smoke:
+        args.runs, args.mem, args.channels = 1, 16, 2
+    return args
+
+
+def measure(args):
+    directory = Path(tempfile.mkdtemp(prefix="vmmd-versus-"))
+    host = Host(directory)
+    versus = Versus(host, args)
+    try:
+        channels = ({"wall_ms": {}, "best": args.channels}
+                    if args.channels is not None else versus.calibrate())
+        return {"machine": machine(), "runs": args.runs,
+                "qemu_channels": channels,
+                "scenarios": {name: versus.scenario(SCENARIOS[name])
+                              for name in args.scenarios or SCENARIOS}}
+    finally:
+        try:
+            host.close()
+        finally:
+            shutil.rmtree(directory)
+
+
+def main():
+    args = parse()
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        print("SKIPPED versus: no usable /dev/kvm")
+        return SKIPPED
+    if not qemu.is_there():
+        print(f"SKIPPED versus: no {qemu.BINARY}")
+        return SKIPPED
+    # Terminated, it still ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        report = measure(args)
+    except (AssertionError, OSError) as error:
+        say(f"versus: {type(error).__name__}: {error}")
+        return 1
+    if args.json:
+        json.dump(report, sys.stdout, indent=2)
+        print()
+    else:
+        print_table(report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
