@@ -127,11 +127,8 @@ static void test_io_reaches_devices(void **state)
 static void test_pause_1000_times_in_port_io(void **state)
 {
 	struct tiny *t = start(&four_cpus, reading, sizeof(reading));
-	struct timespec a, b;
-	double ms;
 
 	(void)state;
-	clock_gettime(CLOCK_MONOTONIC, &a);
 	for (int i = 0; i < 1000; i++) {
 		assert_int_equal(vm_resume(t->vm), 0);
 		if (i % 10 == 0)
@@ -140,13 +137,8 @@ static void test_pause_1000_times_in_port_io(void **state)
 		/* Nothing half done: what was read is what was counted. */
 		assert_int_equal(t->vm->cpus[0].io_pending, 0);
 	}
-	clock_gettime(CLOCK_MONOTONIC, &b);
-	ms = (double)(b.tv_sec - a.tv_sec) * 1e3 +
-	     (double)(b.tv_nsec - a.tv_nsec) / 1e6;
-	print_message("1000 pauses: %.1f ms, %u reads\n", ms, t->reads);
 	assert_int_equal(atomic_load(&t->wrong), 0);
 	assert_true(t->reads > 100);
-	assert_true(ms < 20000);
 	tiny_free(t);
 }
 
