@@ -3,19 +3,21 @@
 # Run the kernel's own KVM selftests in the lab, on stock and on the patched
 # kernel, in both MMUs, and say where the results differ.
 #
-#	kernel-patch/run-selftests.sh [--only PARAMETER] [--each SECONDS] [KIND...]
+#	kernel-patch/run-selftests.sh [--only PARAMETER] [--match REGEX]
+#		[--each SECONDS] [KIND...]
 #
 # KIND is what is compared with the stock kernel (default: patched). PARAMETER
-# names one of the MMUs: "-", kvm.tdp_mmu=0 or kvm_amd.npt=0. A test may take so
-# many seconds (default 120). Results are exit statuses: 0 passed, 4 skipped, 124
-# took too long for the emulator. Exit status 0 when none differ, 1 when some do,
-# else that of a lab that died.
+# names one of the MMUs: "-", kvm.tdp_mmu=0 or kvm_amd.npt=0. REGEX chooses among the
+# tests. A test may take so many seconds (default 120). Results are exit statuses: 0
+# passed, 4 skipped, 124 took too long for the emulator. Exit status 0 when none
+# differ, 1 when some do, else that of a lab that died.
 set -euo pipefail
 
 here=$(dirname "$(realpath "$0")")
 lab=$here/../tests/lab
 parameters=(- kvm.tdp_mmu=0 kvm_amd.npt=0)	# TDP MMU, shadow MMU, shadow paging
 each_s=120
+match=.
 boot_s=240
 
 # Arguments make them small: the lab is some thirty times slower than hardware.
@@ -55,6 +57,7 @@ inside() {
 	local test status
 
 	for test in "${tests[@]}"; do
+		[[ $test =~ $match ]] || continue
 		status=0
 		# Word splitting is what makes arguments of them.
 		# shellcheck disable=SC2086
@@ -69,6 +72,7 @@ inside() {
 while [ $# -ge 2 ]; do
 	case $1 in
 	--only) parameters=("$2") ;;
+	--match) match=$2 ;;
 	--each) each_s=$2 ;;
 	--inside) inside "$2"; exit ;;
 	*) break ;;
@@ -86,7 +90,8 @@ results() {
 	[ "$parameter" = - ] || options=(--kvm-param "$parameter")
 	"$lab/run.sh" --kernel "$kernel" "${options[@]}" \
 		--timeout $((${#tests[@]} * each_s + boot_s)) -- \
-		"$here/run-selftests.sh" --each "$each_s" --inside "$directory"
+		"$here/run-selftests.sh" --each "$each_s" --match "$match" \
+			--inside "$directory"
 }
 
 differ=0

@@ -11,14 +11,16 @@
 #include "migrate/net.h"
 #include "vmm/urgent.h"
 
-#define URGENT_BATCHES 16
+#define URGENT_BATCHES     16
+#define POPULATE_PAGES_MIN 8
 
 /* What a channel thread works with; too big for its stack. */
 struct inbox {
 	struct proto_batch batch;
 	uint8_t head[PROTO_BATCH_HEAD_MAX];
 	struct iovec iov[PROTO_BATCH_PAGES_MAX];
-	uint8_t *pages; /* staging, postcopy only */
+	uint8_t *pages;         /* staging, postcopy only */
+	struct proto_run ahead; /* memory is ready for these */
 };
 
 static uint8_t *page_hva(struct mig_dest *d, uint64_t page)
@@ -60,6 +62,22 @@ static void judge_page(struct mig_dest *d, uint64_t page, uint64_t sum)
 		bitmap_atomic_set(d->suspect, page);
 }
 
+static void populate(struct mig_dest *d, const struct proto_run *run)
+{
+	vm_mem_populate(vm_mem(d->guest->vm), run->first_page * VM_PAGE_BYTES,
+			run->nr_pages * VM_PAGE_BYTES);
+}
+
+/* A long run whose start is new here likely is new all over. */
+static bool wants_populate(const struct mig_dest *d, const struct inbox *in,
+			   const struct proto_run *run)
+{
+	if (run->nr_pages < POPULATE_PAGES_MIN ||
+	    run->first_page - in->ahead.first_page < in->ahead.nr_pages)
+		return false;
+	return !bitmap_atomic_test(d->received, run->first_page);
+}
+
 static int data_to_ram(struct mig_receiver *r, struct inbox *in)
 {
 	const struct proto_batch *b = &in->batch;
@@ -69,8 +87,12 @@ static int data_to_ram(struct mig_receiver *r, struct inbox *in)
 	int ret;
 
 	for (i = 0; i < b->nr_runs; i++) {
-		in->iov[i].iov_base = page_hva(d, b->runs[i].first_page);
-		in->iov[i].iov_len = b->runs[i].nr_pages * VM_PAGE_BYTES;
+		const struct proto_run *run = &b->runs[i];
+
+		if (wants_populate(d, in, run))
+			populate(d, run);
+		in->iov[i].iov_base = page_hva(d, run->first_page);
+		in->iov[i].iov_len = run->nr_pages * VM_PAGE_BYTES;
 	}
 	ret = mig_net_readv(r->fd, in->iov, b->nr_runs);
 	if (ret < 0)
@@ -82,6 +104,19 @@ static int data_to_ram(struct mig_receiver *r, struct inbox *in)
 			bitmap_atomic_set(d->received, page);
 			judge_page(d, page, b->sums[sum++]);
 		}
+	}
+	return 0;
+}
+
+/* Not once the fill is there: it would wait for pages that only we can place. */
+static int take_ahead(struct mig_receiver *r, struct inbox *in)
+{
+	if (atomic_load(&r->d->fill))
+		return -EBADMSG;
+	for (uint32_t i = 0; i < in->batch.nr_runs; i++) {
+		in->ahead = in->batch.runs[i];
+		if (!bitmap_atomic_test(r->d->received, in->ahead.first_page))
+			populate(r->d, &in->ahead);
 	}
 	return 0;
 }
@@ -218,6 +253,8 @@ static int take_batch(struct mig_receiver *r, struct inbox *in)
 		return take_zeros(r, in);
 	case PROTO_BATCH_BARRIER:
 		return take_barrier(r, in);
+	case PROTO_BATCH_AHEAD:
+		return take_ahead(r, in);
 	case PROTO_BATCH_WANT:
 		break;
 	}

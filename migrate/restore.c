@@ -207,9 +207,11 @@ static int check_pages(struct mig_restore *r, uint64_t page, uint64_t nr,
 static int read_run(struct mig_restore *r, uint64_t page, uint64_t nr,
 		    char **err)
 {
-	uint8_t *hva = vm_mem_base(vm_mem(r->guest->vm)) + page * VM_PAGE_BYTES;
+	struct vm_mem *m = vm_mem(r->guest->vm);
+	uint8_t *hva = vm_mem_base(m) + page * VM_PAGE_BYTES;
 	int ret;
 
+	vm_mem_populate(m, page * VM_PAGE_BYTES, nr * VM_PAGE_BYTES);
 	ret = mig_image_read(r->image, page, nr, hva);
 	if (ret < 0)
 		return mig_say(err, ret, "memory: offset 0x%llx: %s",

@@ -175,6 +175,35 @@ int mig_sender_flush(struct mig_sender *x)
 	return ret < 0 ? ret : flush_zero(x);
 }
 
+/* All of it is to be sent, for the first time, and likely not as zeros. */
+static bool is_whole(const struct mig_source *s, uint64_t first, uint64_t end)
+{
+	uint64_t word;
+
+	if (end - first != PROTO_AHEAD_PAGES_MAX ||
+	    proto_page_is_zero(page_hva(s, first)) ||
+	    proto_page_is_zero(page_hva(s, end - 1)))
+		return false;
+	for (word = first / 64; word < end / 64; word++) {
+		if (~s->todo[word] != 0 || s->sent[word] != 0)
+			return false;
+	}
+	return true;
+}
+
+/* The receiver can have a huge page ready. */
+static int send_ahead(struct mig_sender *x, uint64_t first, uint64_t end)
+{
+	const struct proto_batch b = {
+		.type = PROTO_BATCH_AHEAD,
+		.nr_runs = 1,
+		.runs = { { first, end - first } },
+	};
+	struct iovec iov = { x->head, proto_batch_encode(&b, x->head) };
+
+	return write_batch(x, &iov, 1);
+}
+
 /* Invariant: watched again before the bytes are read (tracker.h). */
 static int send_stripe(struct mig_sender *x, uint64_t first, uint64_t end)
 {
@@ -185,6 +214,8 @@ static int send_stripe(struct mig_sender *x, uint64_t first, uint64_t end)
 	if (page == end)
 		return 0;
 	ret = mig_tracker_rearm(s->tracker, s->todo, first, end - first);
+	if (ret == 0 && is_whole(s, first, end))
+		ret = send_ahead(x, first, end);
 	for (; ret == 0 && page < end && !cut_short(s);
 	     page = bitmap_next_set(s->todo, page + 1, end)) {
 		ret = mig_sender_page(x, page);

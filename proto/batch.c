@@ -82,6 +82,11 @@ static int check_shape(const struct proto_batch *b, uint64_t total_pages)
 	case PROTO_BATCH_ZERO:
 	case PROTO_BATCH_WANT:
 		return b->nr_runs && b->nr_sums == 0 ? 0 : -EBADMSG;
+	case PROTO_BATCH_AHEAD:
+		return b->nr_runs && b->nr_sums == 0 &&
+				       total_pages <= PROTO_AHEAD_PAGES_MAX
+			       ? 0
+			       : -EBADMSG;
 	case PROTO_BATCH_BARRIER:
 		return b->nr_runs == 0 && b->nr_sums == 0 ? 0 : -EBADMSG;
 	}

@@ -92,6 +92,7 @@ int proto_frame_decode(const uint8_t in[PROTO_FRAME_BYTES],
 /* ---- page batches ---- */
 
 #define PROTO_BATCH_PAGES_MAX 256
+#define PROTO_AHEAD_PAGES_MAX 512 /* a huge page of x86-64 */
 #define PROTO_BATCH_BYTES     48
 #define PROTO_RUN_BYTES       16
 #define PROTO_SUM_BYTES       8
@@ -103,7 +104,8 @@ enum proto_batch_type {
 	PROTO_BATCH_DATA = 1, /* pages follow, in run order */
 	PROTO_BATCH_ZERO,     /* runs of zero pages; no sums, no data */
 	PROTO_BATCH_BARRIER,  /* no runs: all before seq has been sent */
-	PROTO_BATCH_WANT      /* fault channel, d->s: please send these now */
+	PROTO_BATCH_WANT,     /* fault channel, d->s: please send these now */
+	PROTO_BATCH_AHEAD /* precopy: data for all of these is about to come */
 };
 
 /* Pages from the start of RAM. Zero runs may be long: see the decoder. */

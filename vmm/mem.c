@@ -14,9 +14,6 @@
 
 #include "vmm/mem_internal.h"
 
-/* x86's huge page: RAM starts on one, so that THP and KVM can use them. */
-#define HUGE_PAGE_BYTES (UINT64_C(2) << 20)
-
 static const char *const backend_names[VM_MEM_NR_BACKENDS] = {
 	[VM_MEM_ANON] = "anon",
 	[VM_MEM_MEMFD] = "memfd",
@@ -35,7 +32,10 @@ static int open_memfd(struct vm_mem *m)
 	return ftruncate(m->fd, (off_t)m->bytes) < 0 ? -errno : 0;
 }
 
-/* Address space for RAM with room to align it, then RAM over a part of it. */
+/*
+ * Address space for RAM with room to align it, then RAM over a part of it: it
+ * starts on a huge page, so that THP and KVM can use them.
+ */
 static int map_ram(struct vm_mem *m)
 {
 	int flags = MAP_FIXED;

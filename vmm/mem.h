@@ -112,6 +112,13 @@ void vm_mem_user_dirty_stop(struct vm_mem *m);
 int vm_mem_scan_populated(const struct vm_mem *m, uint64_t offset,
 			  uint64_t bytes, uint64_t *bitmap);
 /*
+ * For what is about to be written for the first time, while no userfaultfd watches:
+ * all its pages at once, where a fault for each costs more than filling it; a huge
+ * page where there is one to be had and all of it is meant. What is there stays.
+ * Nothing depends on it, so it cannot fail. Inside RAM. Any thread.
+ */
+void vm_mem_populate(struct vm_mem *m, uint64_t offset, uint64_t bytes);
+/*
  * Back to never-populated zeros, marked dirty. Host-page aligned. Any thread.
  */
 int vm_mem_discard(struct vm_mem *m, uint64_t offset, uint64_t bytes);

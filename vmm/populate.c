@@ -1,5 +1,6 @@
 /*
- * vmm/populate.c: which pages of guest RAM hold anything, without touching any.
+ * vmm/populate.c: which pages of guest RAM hold anything, without touching any; and
+ * pages for what is about to hold something.
  *
  * A memfd knows itself which of its pages exist. For private and hugetlb memory
  * only the page tables do, and RAM has just this one mapping.
@@ -242,4 +243,29 @@ uint64_t vm_mem_resident_bytes(const struct vm_mem *m)
 	if (scan_page_tables(m, 0, m->bytes, &s) < 0)
 		return 0;
 	return s.nr_pages << VM_PAGE_SHIFT;
+}
+
+/*
+ * MADV_COLLAPSE (Linux 6.1) where MADV_HUGEPAGE would make every later touch of one
+ * page cost 512. It takes a page to be there; the rest comes as zeros.
+ */
+static void populate_huge(struct vm_mem *m, uint64_t offset, uint64_t bytes)
+{
+	uint64_t end = (offset + bytes) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+	uint64_t at = (offset + HUGE_PAGE_BYTES - 1) / HUGE_PAGE_BYTES *
+		      HUGE_PAGE_BYTES;
+
+	for (; at < end; at += HUGE_PAGE_BYTES) {
+		if (madvise(m->base + at, VM_PAGE_BYTES, MADV_POPULATE_WRITE) <
+			    0 ||
+		    madvise(m->base + at, HUGE_PAGE_BYTES, MADV_COLLAPSE) < 0)
+			return;
+	}
+}
+
+void vm_mem_populate(struct vm_mem *m, uint64_t offset, uint64_t bytes)
+{
+	if (m->backend == VM_MEM_ANON)
+		populate_huge(m, offset, bytes);
+	madvise(m->base + offset, bytes, MADV_POPULATE_WRITE);
 }

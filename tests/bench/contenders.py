@@ -5,7 +5,6 @@ steps: boot, memory for the other side warmed, a look at the clocks, the move, a
 look at the clocks. Both give a dict of the same figures; see FIGURES in versus.py.
 """
 
-import contextlib
 import os
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from limits import Warm
 from vmmd import GIB, MIB, PATIENCE_S, Guest, Timeout
 
 ROOM_MIB = 64  # in the guest, beside its test memory
+REST_BEATS = 10
 CPUS = os.cpu_count()
 
 
@@ -52,27 +52,24 @@ def resident(pid, guest_bytes):
 class Meter:
     """CPU time of the two processes of a move, and of everybody else.
 
-    What the guest itself needs is measured while it is not being moved, and taken
-    off. The source is counted to its very end, with the memory that it gives back.
+    Made before the move, it has the memory ready that the move will need. What the
+    guest itself needs is measured from then until the move begins, and taken off.
+    The source is counted to its very end, with the memory that it gives back.
     """
 
-    def __init__(self, source_pid, target_pid):
-        self.pids = (source_pid, target_pid)
-        self.source_at = cpu_time_s(source_pid)
+    def __init__(self, source, target, size):
+        self.pids = (source.pid, target.pid)
+        self.source_at = cpu_time_s(source.pid)
         self.at = time.monotonic()
+        self.warm = Warm(size)
 
-    @contextlib.contextmanager
-    def move(self, size):
-        """Around the move, for which the memory is made ready; until it begins
-        the guest runs undisturbed."""
-        warm = Warm(size)
-        try:
-            warm.follow(self.pids[1])
-            self._start()
-            yield
-            self._moved()
-        finally:
-            warm.release()
+    def __enter__(self):
+        self.warm.follow(self.pids[1])
+        self._start()
+
+    def __exit__(self, *error):
+        self._moved()
+        self.warm.release()
 
     def _start(self):
         now = time.monotonic()
@@ -109,40 +106,71 @@ def wait_ended(pid, patience_s):
         time.sleep(0.005)
 
 
+def longest_stall_ms(guest, since):
+    """Of any vCPU, by the guest's TSC, in the beats after since."""
+    return max(beat["max_stall_all_us"] for beat in guest.check()
+               if beat["seq"] > since) / 1000
+
+
+def longest_waits(said, nr):
+    """The nr longest waits in the line that felt.c describes, in us, sorted.
+
+    As many as pages were asked for: pages that are there, but that KVM has yet to
+    map, keep a guest waiting as well, only less long.
+    """
+    waits = []
+    for key in said.keys:
+        if key[0] == "u":
+            least = int(key[1:])
+            middle = least + (1 << least.bit_length() - 4)  # four to an octave
+            waits += [middle] * said[key]
+    return sorted(waits)[-nr:] if nr else []
+
+
 class Contender:
-    """host: a Host of vmmd.py. patience_s: for one move."""
+    """host: a Host of vmmd.py. patience_s: for one move.
+
+    A contender has boot(), move() and end(); what it boots is a Guest.
+    """
 
     def __init__(self, host, patience_s):
         self.host, self.patience_s = host, patience_s
 
     def measure(self, scenario, size_mib):
         """One sample."""
+        mem_mib = size_mib + ROOM_MIB
         work = scenario.work.format(ws=size_mib // 4)
-        guest = self.boot(f"mem={size_mib}M {work}" if scenario.filled else work,
-                          size_mib + ROOM_MIB, scenario.cpus)
         try:
+            guest = self.boot(f"mem={size_mib}M {work}" if scenario.filled else work,
+                              mem_mib, scenario.cpus)
             guest.wait_ready()
-            figures = self.overhead(guest, size_mib + ROOM_MIB)
-            figures |= self.move(guest, scenario, size_mib * MIB)
-            return figures
+            _, rest = resident(guest.vmm.pid, mem_mib * MIB)
+            figures = {"overhead_mib": rest / MIB}
+            if "rest_ms" in scenario.show:
+                figures |= self.at_rest(guest)
+            return figures | self.move(guest, scenario, size_mib * MIB)
         finally:
-            self.end(guest)
+            self.end()
 
-    def felt(self, guest, since):
+    def at_rest(self, guest):
+        """The longest standstill that it feels without being moved."""
+        since = guest.last_seq()
+        guest.wait_beats(REST_BEATS)
+        return {"rest_ms": longest_stall_ms(guest, since)}
+
+    def felt(self, guest, since, faults=0):
         """The longest standstill of any vCPU since the stalls were forgotten, and
-        how long the pages that it read let it wait: see felt.c."""
+        how long the pages that it missed let it wait."""
         guest.ask("h")
-        waits = guest.wait_line("felt")
+        said = guest.wait_line("felt")
         guest.wait_beats(3)
-        return {"felt_ms": max(beat["max_stall_all_us"] for beat in guest.check()
-                               if beat["seq"] > since) / 1000,
-                "waits": waits["count"],
-                **{f"wait_{key}": waits[key]
-                   for key in ("p50_us", "p99_us", "max_us")}}
-
-    def overhead(self, guest, mem_mib):
-        _, rest = resident(guest.vmm.pid, mem_mib * MIB)
-        return {"overhead_mib": rest / MIB}
+        figures = {"felt_ms": longest_stall_ms(guest, since)}
+        waits = longest_waits(said, faults)
+        if waits:
+            figures |= {"wait_p50_us": waits[len(waits) // 2],
+                        "wait_p99_us": waits[len(waits) * 99 // 100],
+                        "wait_max_us": said["max_us"]}
+        return figures
 
 
 class Vmmd(Contender):
@@ -154,9 +182,9 @@ class Vmmd(Contender):
     def move(self, guest, scenario, size):
         target = self.host.receive()
         source = guest.vmm
+        meter = Meter(source, target, size)
         since = guest.forget_stalls()
-        meter = Meter(source.pid, target.pid)
-        with meter.move(size):
+        with meter:
             result = self.host.start_migrate(
                 guest, target.uri, *scenario.vmmd).wait(self.patience_s)
         assert not result.status, (f"{result}source: {source.errors()}"
@@ -168,19 +196,23 @@ class Vmmd(Contender):
         said = result.json
         return figures | {
             "wall_ms": meter.wall_s * 1000, "total_ms": said["total_ms"],
+            "setup_ms": said["setup_ms"],
             "said_down_ms": said["downtime_ms"], "rounds": said["rounds"],
             "sent_bytes": said["bytes_sent"],
             "postcopy_ms": said["postcopy_ms"],
             "faults": said["faults"]["count"],
             "fault_p50_us": said["faults"]["p50_us"],
             "fault_p99_us": said["faults"]["p99_us"],
-            **self.felt(guest, since)}
+            **self.felt(guest, since, said["faults"]["count"])}
 
-    def end(self, guest):
+    def end(self):
         """Whatever became of it: all that still lives of this side."""
         for vmm in self.host.vmms:
             if vmm.alive():
-                vmm.stop(force=True)
+                try:
+                    vmm.stop(force=True)
+                except AssertionError:
+                    vmm.kill()
 
 
 class Qemu(Contender):
@@ -208,17 +240,17 @@ class Qemu(Contender):
         for process in (source, target):
             process.configure(plan.capabilities, plan.parameters)
         uri = target.listen()
+        meter = Meter(source, target, size)
         since = guest.forget_stalls()
-        meter = Meter(source.pid, target.pid)
-        with meter.move(size):
+        with meter:
             figures = qemu.move(source, target, uri, plan, self.patience_s)
         source.qmp.command("quit")
         wait_ended(source.pid, PATIENCE_S)
         figures |= meter.figures(size)
         guest.moved_to(target)
-        return figures | self.felt(guest, since)
+        return figures | self.felt(guest, since, figures.get("faults", 0))
 
-    def end(self, guest):
+    def end(self):
         for process in self.processes:
             process.kill()
         self.processes.clear()

@@ -21,6 +21,7 @@ TCPCOPY = os.environ.get("TCPCOPY",
 MADV_POPULATE_WRITE = 23  # <linux/mman.h>, since Linux 5.14
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 MEMCPY_BYTES = 256 << 20
+RESERVE_BYTES = 2 << 30  # left to the rest of this host
 
 
 def tcpcopy(size, streams):
@@ -62,6 +63,8 @@ class Warm:
         self.done = threading.Event()
         self.thread = None
         for _ in range(0, size + self.AHEAD_BYTES, self.CHUNK_BYTES):
+            if available_bytes() < RESERVE_BYTES + size:
+                break
             self.chunks.append([self._have(mmap.MADV_HUGEPAGE),
                                 self._have(mmap.MADV_NOHUGEPAGE)])
 
@@ -69,6 +72,7 @@ class Warm:
         chunk = mmap.mmap(-1, self.CHUNK_BYTES,
                           flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         chunk.madvise(advice)
+        chunk.madvise(mmap.MADV_DONTFORK)  # nobody who starts a process pays
         chunk.madvise(MADV_POPULATE_WRITE)
         return chunk
 
@@ -96,6 +100,14 @@ class Warm:
             self.thread.join()
         while self.chunks:
             self._give()
+
+
+def available_bytes():
+    """What processes could still have, without anything being swapped."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def resident_bytes(pid):

@@ -23,7 +23,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from limits import ROOT, memcpy, tcpcopy
+from limits import RESERVE_BYTES, ROOT, available_bytes, memcpy, tcpcopy
 
 sys.path.insert(0, str(ROOT / "tests/integration"))
 os.environ.setdefault("VMMD", str(ROOT / "build/release/cli/vmmd"))
@@ -43,21 +43,22 @@ SKIPPED = 77
 FIGURES = {
     "wall_ms": ("until it runs there, all moved", "ms", 0),
     "total_ms": ("  as the monitor says", "ms", 0),
+    "setup_ms": ("  of it setting up", "ms", 0),
     "gb_per_s": ("memory moved", "GB/s", 2),
     "of_tcp": ("  part of the best plain TCP copy", "", 2),
     "felt_ms": ("longest stall the guest felt", "ms", 1),
+    "rest_ms": ("  longest before it was moved", "ms", 1),
     "said_down_ms": ("  downtime as the monitor says", "ms", 1),
-    "waits": ("pages the guest waited for", "", 0),
-    "wait_p50_us": ("  median wait", "us", 0),
+    "wait_p50_us": ("wait for a missing page, median", "us", 0),
     "wait_p99_us": ("  99%", "us", 0),
     "wait_max_us": ("  longest", "us", 0),
-    "waits_per_s": ("  a second of postcopy", "/s", 0),
     "postcopy_ms": ("until all pages were there", "ms", 0),
     "faults": ("pages asked for", "", 0),
     "faults_per_s": ("  in a second of postcopy", "/s", 0),
     "fault_p50_us": ("  median, as the monitor says", "us", 0),
     "fault_p99_us": ("  99%, as the monitor says", "us", 0),
     "rounds": ("rounds", "", 0),
+    "sent_gib": ("sent", "GiB", 2),
     "cpu_s_per_gib": ("CPU time of both ends per GiB", "s", 3),
     "cpu_source_s": ("  of it the source, to its end", "s", 3),
     "cpu_target_s": ("  of it the destination", "s", 3),
@@ -91,13 +92,14 @@ DIRTYING = "work=dirty ws={ws}M verify=0 halt=0 hb=50"
 READING = "work=read verify=0 halt=0 hb=50"
 CAP = 100 * MIB  # bytes/s, below what a guest can dirty
 
-PRECOPY = {"wall_ms": 0.7, "total_ms": 0.7, "gb_per_s": None, "of_tcp": None,
-           "felt_ms": 0.35, "said_down_ms": None, "rounds": None}
-POSTCOPY = {"wall_ms": 0.4, "total_ms": 0.4, "postcopy_ms": 0.4, "felt_ms": 0.3,
-            "said_down_ms": None, "waits": None, "wait_p50_us": 0.5,
-            "wait_p99_us": 0.5, "wait_max_us": 0.3, "waits_per_s": None,
-            "faults": None, "faults_per_s": None,
-            "fault_p50_us": None, "fault_p99_us": None}
+PRECOPY = {"wall_ms": 0.7, "total_ms": 0.7, "setup_ms": None, "gb_per_s": None,
+           "of_tcp": None, "felt_ms": 0.35, "rest_ms": None, "said_down_ms": None,
+           "rounds": None, "sent_gib": None}
+POSTCOPY = {"wall_ms": 0.4, "total_ms": 0.4, "setup_ms": None, "postcopy_ms": 0.4,
+            "felt_ms": 0.3, "rest_ms": None, "said_down_ms": None,
+            "wait_p50_us": 0.5, "wait_p99_us": 0.5, "wait_max_us": 0.3,
+            "faults": None, "faults_per_s": None, "fault_p50_us": None,
+            "fault_p99_us": None}
 COST = {"cpu_s_per_gib": 0.6, "cpu_source_s": None, "cpu_target_s": None,
         "overhead_mib": None, "wall_ms": None}
 
@@ -124,8 +126,8 @@ SCENARIOS = {
     "untouched": Scenario(
         2, "never touched, four times the size", "work=idle mem=16M hz=500 hb=50",
         ("--mode", "precopy"),
-        {"wall_ms": 0.12, "total_ms": 0.12, "felt_ms": 0.35, "said_down_ms": None,
-         "overhead_mib": None},
+        {"wall_ms": 0.12, "total_ms": 0.12, "setup_ms": None, "felt_ms": 0.35,
+         "rest_ms": None, "said_down_ms": None, "overhead_mib": None},
         precopy(), filled=False, times=4, limit=False),
     "dirty-precopy": Scenario(
         3, "dirtying a quarter at full speed, precopy", DIRTYING,
@@ -136,8 +138,9 @@ SCENARIOS = {
     "dirty-capped": Scenario(
         3, "the same, hybrid, 100 MiB/s at most", DIRTYING,
         ("--max-bandwidth", str(CAP)),
-        {"wall_ms": None, "total_ms": None, "gb_per_s": None, "felt_ms": 0.5,
-         "said_down_ms": None, "faults": None, "rounds": None},
+        {"wall_ms": None, "total_ms": None, "sent_gib": None, "felt_ms": 0.5,
+         "rest_ms": None, "said_down_ms": None, "postcopy_ms": None,
+         "faults": None, "rounds": None},
         hybrid_capped, limit=False),
     "read-postcopy": Scenario(
         4, "random reader, postcopy from the start", READING,
@@ -165,20 +168,22 @@ def say(text):
 
 
 def spread(samples):
-    """{key: {"median":, "min":, "max":}} of the keys that all samples have."""
-    keys = [key for key in samples[0] if all(key in s for s in samples)]
-    return {key: {"median": statistics.median(s[key] for s in samples),
-                  "min": min(s[key] for s in samples),
-                  "max": max(s[key] for s in samples)} for key in keys}
+    """{key: {"median":, "min":, "max":}}; not every sample has every key."""
+    values = {}
+    for sample in samples:
+        for key, value in sample.items():
+            values.setdefault(key, []).append(value)
+    return {key: {"median": statistics.median(taken), "min": min(taken),
+                  "max": max(taken)} for key, taken in values.items()}
 
 
 def complete(sample, size):
     """With what follows from the rest."""
     sample["gb_per_s"] = size / sample["wall_ms"] / 1e6
+    sample["sent_gib"] = sample["sent_bytes"] / GIB
     if sample.get("postcopy_ms"):
-        for name in ("faults", "waits"):
-            sample[f"{name}_per_s"] = (sample[name] * 1000 /
-                                       sample["postcopy_ms"])
+        sample["faults_per_s"] = (sample["faults"] * 1000 /
+                                  sample["postcopy_ms"])
     return sample
 
 
@@ -216,6 +221,9 @@ class Versus:
     def scenario(self, scenario):
         """All samples of one, and what they come to."""
         size = self.mem_mib * scenario.times * MIB
+        if scenario.filled and 2 * size + RESERVE_BYTES > available_bytes():
+            return {"skipped": f"{available_bytes() / GIB:.0f} GiB of memory are "
+                               "too little"}
         samples = {"vmmd": [], "qemu": []}
         limits = []
         for _ in range(self.runs):
@@ -260,6 +268,9 @@ def print_side(figure, digits):
 
 
 def print_scenario(name, result):
+    if "skipped" in result:
+        print(f"\nSKIPPED {name}: {result['skipped']}")
+        return
     print(f"\n{name} (row {result['row']}): {result['title']}, "
           f"{result['guest_bytes'] / GIB:g} GiB, {result['cpus']} vCPU")
     limits = result["limits_bytes_per_s"]

@@ -214,6 +214,24 @@ def test_zero_and_unpopulated_pages_cost_nothing(host):
     guest.verify()
 
 
+def huge_bytes(vmm):
+    rollup = Path(f"/proc/{vmm.pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in rollup
+               if line.startswith("AnonHugePages:"))
+
+
+def test_what_was_whole_arrives_in_huge_pages(host):
+    """And costs no more memory for it."""
+    if not Path("/sys/kernel/mm/transparent_hugepage").exists():
+        pytest.skip("this kernel has no transparent huge pages")
+    guest = host.run("mem=32M work=fill hb=100").wait_ready()
+    before = guest.vmm.status()["resident_bytes"]
+    host.move(guest, "--mode", "precopy")
+    guest.verify()
+    assert huge_bytes(guest.vmm) > 16 * MIB
+    assert guest.vmm.status()["resident_bytes"] < before * 1.05
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_downtime_agrees_with_what_the_guest_felt(host, mode):
     """The guest cannot have felt a shorter stop than the one that was measured.

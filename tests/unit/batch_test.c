@@ -88,6 +88,23 @@ static void test_pages_and_sums_must_agree(void **state)
 	assert_int_equal(round_trip(&in, &out), -EBADMSG);
 }
 
+/* Whoever announces pages has memory set aside for them: not for all of RAM. */
+static void test_no_more_is_announced_than_a_huge_page(void **state)
+{
+	struct proto_batch in = { .type = PROTO_BATCH_AHEAD,
+				  .nr_runs = 1,
+				  .runs = { { 0, PROTO_AHEAD_PAGES_MAX } } };
+	struct proto_batch out;
+
+	(void)state;
+	assert_int_equal(round_trip(&in, &out), 0);
+	in.runs[0].nr_pages++;
+	assert_int_equal(round_trip(&in, &out), -EBADMSG);
+	in.runs[0].nr_pages = 1;
+	in.nr_sums = 1;
+	assert_int_equal(round_trip(&in, &out), -EBADMSG);
+}
+
 static void test_long_zero_runs_are_fine(void **state)
 {
 	struct proto_batch in = { .type = PROTO_BATCH_ZERO,
@@ -166,6 +183,7 @@ int main(void)
 		cmocka_unit_test(test_round_trip),
 		cmocka_unit_test(test_runs_stay_inside_ram),
 		cmocka_unit_test(test_pages_and_sums_must_agree),
+		cmocka_unit_test(test_no_more_is_announced_than_a_huge_page),
 		cmocka_unit_test(test_long_zero_runs_are_fine),
 		cmocka_unit_test(test_every_bit_counts),
 		cmocka_unit_test(test_truncation_is_noticed),

@@ -281,6 +281,30 @@ static void discard_gives_back_zeros(enum vm_mem_backend backend)
 	vm_mem_free(m);
 }
 
+/* All of what is asked for, nothing beside it, and nothing is overwritten. */
+static void check_populate(enum vm_mem_backend backend)
+{
+	struct vm_mem *m = new_mem(16 * MIB, backend);
+	uint8_t *base = vm_mem_base(m);
+
+	base[3 * MIB] = 7;
+	vm_mem_populate(m, 4 * MIB, 4 * MIB);
+	assert_int_equal(vm_mem_resident_bytes(m), 4 * MIB + 4096);
+	vm_mem_populate(m, 3 * MIB - 4096, 6 * MIB);
+	assert_int_equal(vm_mem_resident_bytes(m), 6 * MIB);
+	assert_int_equal(base[3 * MIB], 7);
+	for (uint64_t i = 0; i < 16 * MIB; i++)
+		assert_int_equal(base[i], i == 3 * MIB ? 7 : 0);
+	vm_mem_free(m);
+}
+
+static void test_populate(void **state)
+{
+	(void)state;
+	check_populate(VM_MEM_ANON);
+	check_populate(VM_MEM_MEMFD);
+}
+
 static void test_discard(void **state)
 {
 	(void)state;
@@ -326,6 +350,7 @@ int main(void)
 		cmocka_unit_test(test_scan_memfd),
 		cmocka_unit_test(test_scan_every_other_page),
 		cmocka_unit_test(test_pages_only_read_do_not_count),
+		cmocka_unit_test(test_populate),
 		cmocka_unit_test(test_discard),
 		cmocka_unit_test(test_hugetlb_counts_whole_huge_pages),
 	};
