@@ -96,15 +96,14 @@ piece() {
 	[ "$status" -eq 0 ] || cat "$log" >&2
 }
 
-# next PARAMETER NAME ARGUMENTS...: one more piece; fails when there is none to run
-next() {
-	local parameter=$1 name=$2 begin=$SECONDS seed left verdict=passed
-	shift 2
+# reach GOAL PARAMETER NAME ARGUMENTS...: the rounds that a kind has not got there yet
+reach() {
+	local goal=$1 parameter=$2 name=$3 begin=$SECONDS seed left verdict=passed
+	shift 3
 
-	[ "$(pieces_of "$parameter" "$name" | grep -c ' FAILED ')" -eq 0 ] || return
-	left=$((rounds - $(pieces_of "$parameter" "$name" | sum 5)))
-	[ "$left" -gt 0 ] || return
-	[ "$left" -lt $piece_rounds ] || left=$piece_rounds
+	[ "$(pieces_of "$parameter" "$name" | grep -c ' FAILED ')" -eq 0 ] || return 0
+	left=$((goal - $(pieces_of "$parameter" "$name" | sum 5)))
+	[ "$left" -gt 0 ] || return 0
 	seed=$(($(pieces_of "$parameter" "$name" | wc -l) + 1))
 
 	piece "$parameter" "$seed" "$left" "$@"
@@ -127,14 +126,13 @@ summary() {
 	[ "$nr" -ge "$rounds" ]
 }
 
-more=yes
-while [ -n "$more" ]; do
-	more=
+for ((goal = 0; goal < rounds; )); do
+	goal=$((goal + piece_rounds < rounds ? goal + piece_rounds : rounds))
 	for parameter in "${parameters[@]}"; do
 		for kind in "${kinds[@]}"; do
 			# Word splitting is what makes name and arguments of it.
 			# shellcheck disable=SC2086
-			! next "$parameter" $kind || more=yes
+			reach "$goal" "$parameter" $kind
 		done
 	done
 done

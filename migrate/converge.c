@@ -98,18 +98,36 @@ static bool fits(const struct mig_converge *c, uint64_t pages)
 	return send_time_us(c, pages) <= room_us(c, cost) * ROOM_SHARE;
 }
 
+static bool gains(uint64_t pages, uint64_t before_pages)
+{
+	return pages * GAIN_DEN <= before_pages * GAIN_NUM;
+}
+
+/*
+ * Sending these takes so long that as much will have been written again: what
+ * remains is at its least now.
+ */
+static bool is_hopeless(const struct mig_converge *c, uint64_t dirty_pages)
+{
+	double us = send_time_us(c, dirty_pages);
+	uint64_t left = mig_redirty_within(&c->redirty, (uint64_t)us);
+
+	return !fits(c, left) && !gains(left, dirty_pages);
+}
+
 enum mig_next mig_converge_next(struct mig_converge *c, uint64_t dirty_pages)
 {
 	if (fits(c, dirty_pages))
 		return MIG_SWITCH_PRECOPY;
-	if (c->rounds > 0 && dirty_pages * GAIN_DEN > c->last_pages * GAIN_NUM)
+	if (c->rounds > 0 && !gains(dirty_pages, c->last_pages))
 		c->stalled++;
 	else
 		c->stalled = 0;
 	c->last_pages = dirty_pages;
 	c->rounds++;
 	if (c->mode == MIG_MODE_HYBRID &&
-	    (c->stalled >= STALLED_MAX || c->rounds >= ROUNDS_MAX))
+	    (c->stalled >= STALLED_MAX || c->rounds >= ROUNDS_MAX ||
+	     is_hopeless(c, dirty_pages)))
 		return MIG_SWITCH_POSTCOPY;
 	return MIG_ANOTHER_ROUND;
 }

@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "migrate/redirty.h"
 #include "migrate/source.h"
 
 enum mig_next { MIG_ANOTHER_ROUND, MIG_SWITCH_PRECOPY, MIG_SWITCH_POSTCOPY };
@@ -39,7 +40,8 @@ struct mig_converge {
 	double last;    /* and of the last */
 	uint64_t last_pages;
 	unsigned int rounds;
-	unsigned int stalled; /* rounds in a row that gained little */
+	unsigned int stalled;       /* rounds in a row that gained little */
+	struct mig_redirty redirty; /* in the last round; its owner's to fill */
 };
 
 void mig_converge_init(struct mig_converge *c,

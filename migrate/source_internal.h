@@ -94,6 +94,8 @@ struct mig_source {
 	_Atomic uint64_t pages_sent;
 	_Atomic uint64_t pages_zero;
 	_Atomic uint64_t left_pages;
+	_Atomic uint64_t
+		armed_pages; /* that were dirty before; of this round */
 };
 
 #define MIG_SOURCE_STAT(s, member, value)                                      \
@@ -175,8 +177,8 @@ typedef int mig_share(struct mig_sender *x, unsigned int channel);
 int mig_source_on_channel(struct mig_source *s, unsigned int channel,
 			  enum mig_lane lane, mig_share *share);
 
-/* Send todo on all channels; back when all that is to be sent is written. */
-int mig_source_send_round(struct mig_source *s);
+/* The crew sends todo on all channels: wait for it. */
+void mig_source_begin_round(struct mig_source *s);
 /* The next barrier on every data channel. */
 int mig_source_send_barrier(struct mig_source *s);
 

@@ -185,8 +185,12 @@ class Vmmd(Contender):
         meter = Meter(source, target, size)
         since = guest.forget_stalls()
         with meter:
-            result = self.host.start_migrate(
-                guest, target.uri, *scenario.vmmd).wait(self.patience_s)
+            command = self.host.start_migrate(guest, target.uri, *scenario.vmmd)
+            try:
+                result = command.wait(self.patience_s)
+            except Timeout as stuck:
+                raise Timeout(f"{stuck}; the source says {source.status()} "
+                              f"{source.errors()}{target.errors()}") from None
         assert not result.status, (f"{result}source: {source.errors()}"
                                    f"destination: {target.errors()}")
         wait_ended(source.pid, PATIENCE_S)
