@@ -11,7 +11,6 @@
 #include <linux/kvm.h>
 #include <linux/types.h>
 #include <linux/userfaultfd.h>
-#include <sys/mman.h>
 
 /* PAGEMAP_SCAN, Linux 6.7: uapi/linux/fs.h */
 #ifndef PAGEMAP_SCAN
@@ -46,11 +45,6 @@ struct pm_scan_arg {
 	__u64 category_anyof_mask;
 	__u64 return_mask;
 };
-#endif
-
-/* MADV_COLLAPSE, Linux 6.1 (glibc 2.37): uapi/asm-generic/mman-common.h */
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
 #endif
 
 /*

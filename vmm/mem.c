@@ -65,6 +65,24 @@ static int map_ram(struct vm_mem *m)
 	return m->base == MAP_FAILED ? -errno : 0;
 }
 
+/*
+ * Where an administrator wants huge pages for everybody, guests have them anyway.
+ * Linux Documentation/admin-guide/mm/transhuge.rst
+ */
+static bool huge_for_all(void)
+{
+	char text[64] = "";
+	int fd = open("/sys/kernel/mm/transparent_hugepage/enabled",
+		      O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return false;
+	if (read(fd, text, sizeof(text) - 1) < 0)
+		text[0] = '\0';
+	close(fd);
+	return strstr(text, "[always]");
+}
+
 static void lay_out_slots(struct vm_mem *m)
 {
 	uint64_t low = m->bytes < VM_LOW_RAM_MAX ? m->bytes : VM_LOW_RAM_MAX;
@@ -127,6 +145,9 @@ int vm_mem_new(uint64_t ram_bytes, enum vm_mem_backend backend,
 	ret = map_ram(m);
 	if (ret < 0)
 		goto free_m;
+	if (backend == VM_MEM_ANON && !huge_for_all())
+		m->huge_on_request = madvise(m->base, m->bytes,
+					     MADV_NOHUGEPAGE) == 0;
 	ret = map_user_dirty(m);
 	if (ret < 0)
 		goto free_m;

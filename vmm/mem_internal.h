@@ -15,8 +15,9 @@ struct vm_mem {
 	uint8_t *base;
 	uint64_t bytes;
 	enum vm_mem_backend backend;
-	int fd;         /* -1 for anonymous memory */
-	void *reserved; /* address space around base */
+	int fd;               /* -1 for anonymous memory */
+	bool huge_on_request; /* RAM wants no huge pages but where told */
+	void *reserved;       /* address space around base */
 	size_t reserved_bytes;
 	struct vm_slot slots[VM_SLOTS_MAX];
 	size_t nr_slots;

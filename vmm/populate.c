@@ -246,8 +246,9 @@ uint64_t vm_mem_resident_bytes(const struct vm_mem *m)
 }
 
 /*
- * MADV_COLLAPSE (Linux 6.1) where MADV_HUGEPAGE would make every later touch of one
- * page cost 512. It takes a page to be there; the rest comes as zeros.
+ * Never-touched memory stays that way, so RAM as a whole wants no huge pages; the
+ * wish is taken back at once, or RAM would fall into ever more mappings, of which
+ * a process can have only so many.
  */
 static void populate_huge(struct vm_mem *m, uint64_t offset, uint64_t bytes)
 {
@@ -255,17 +256,16 @@ static void populate_huge(struct vm_mem *m, uint64_t offset, uint64_t bytes)
 	uint64_t at = (offset + HUGE_PAGE_BYTES - 1) / HUGE_PAGE_BYTES *
 		      HUGE_PAGE_BYTES;
 
-	for (; at < end; at += HUGE_PAGE_BYTES) {
-		if (madvise(m->base + at, VM_PAGE_BYTES, MADV_POPULATE_WRITE) <
-			    0 ||
-		    madvise(m->base + at, HUGE_PAGE_BYTES, MADV_COLLAPSE) < 0)
-			return;
-	}
+	if (at >= end)
+		return;
+	madvise(m->base + at, end - at, MADV_HUGEPAGE);
+	madvise(m->base + at, end - at, MADV_POPULATE_WRITE);
+	madvise(m->base + at, end - at, MADV_NOHUGEPAGE);
 }
 
 void vm_mem_populate(struct vm_mem *m, uint64_t offset, uint64_t bytes)
 {
-	if (m->backend == VM_MEM_ANON)
+	if (m->huge_on_request)
 		populate_huge(m, offset, bytes);
 	madvise(m->base + offset, bytes, MADV_POPULATE_WRITE);
 }
