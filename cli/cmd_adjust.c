@@ -82,7 +82,8 @@ const struct cli_cmd cli_cmd_adjust = {
 	.details = "What is not named stays as it is. --postcopy needs a "
 		   "migration in mode hybrid.\n"
 		   "Once the guest was handed over only the bandwidth can be "
-		   "changed.\n\n"
+		   "changed, and nothing\n"
+		   "while the migration is paused.\n\n"
 		   "Examples:\n  vmmd adjust a --max-bandwidth 0\n"
 		   "  vmmd adjust a --postcopy\n",
 	.run = run,

@@ -26,6 +26,7 @@ void mig_converge_init(struct mig_converge *c,
 		.mode = cfg->mode,
 		.downtime_limit_ms = cfg->downtime_limit_ms,
 		.max_bandwidth = cfg->max_bandwidth,
+		.flow_limit = cfg->max_bandwidth,
 	};
 	c->cost_us[MIG_COST_STOP] = FIRST_STOP_US;
 }
@@ -40,10 +41,27 @@ void mig_converge_cost(struct mig_converge *c, enum mig_cost cost, uint64_t us)
 		*peak -= (*peak - (double)us) / 4;
 }
 
+/*
+ * What flowed under another limit says nothing about this one. The round in which
+ * it changed is better than nothing, until there is a whole one.
+ */
+static void note_limit(struct mig_converge *c)
+{
+	uint64_t limit = atomic_load(&c->max_bandwidth);
+
+	if (limit == c->flow_limit && !c->flow_is_mixed)
+		return;
+	c->flow_is_mixed = limit != c->flow_limit;
+	c->flow_limit = limit;
+	c->flow_bytes = c->flow_us = 0;
+	c->slowest = c->last = 0;
+}
+
 void mig_converge_flow(struct mig_converge *c, uint64_t bytes, uint64_t us)
 {
 	double rate;
 
+	note_limit(c);
 	c->flow_bytes += (double)bytes;
 	c->flow_us += (double)us;
 	if (bytes < SAMPLE_BYTES_MIN || us == 0)
@@ -98,36 +116,18 @@ static bool fits(const struct mig_converge *c, uint64_t pages)
 	return send_time_us(c, pages) <= room_us(c, cost) * ROOM_SHARE;
 }
 
-static bool gains(uint64_t pages, uint64_t before_pages)
-{
-	return pages * GAIN_DEN <= before_pages * GAIN_NUM;
-}
-
-/*
- * Sending these takes so long that as much will have been written again: what
- * remains is at its least now.
- */
-static bool is_hopeless(const struct mig_converge *c, uint64_t dirty_pages)
-{
-	double us = send_time_us(c, dirty_pages);
-	uint64_t left = mig_redirty_within(&c->redirty, (uint64_t)us);
-
-	return !fits(c, left) && !gains(left, dirty_pages);
-}
-
 enum mig_next mig_converge_next(struct mig_converge *c, uint64_t dirty_pages)
 {
 	if (fits(c, dirty_pages))
 		return MIG_SWITCH_PRECOPY;
-	if (c->rounds > 0 && !gains(dirty_pages, c->last_pages))
+	if (c->rounds > 0 && dirty_pages * GAIN_DEN > c->last_pages * GAIN_NUM)
 		c->stalled++;
 	else
 		c->stalled = 0;
 	c->last_pages = dirty_pages;
 	c->rounds++;
 	if (c->mode == MIG_MODE_HYBRID &&
-	    (c->stalled >= STALLED_MAX || c->rounds >= ROUNDS_MAX ||
-	     is_hopeless(c, dirty_pages)))
+	    (c->stalled >= STALLED_MAX || c->rounds >= ROUNDS_MAX))
 		return MIG_SWITCH_POSTCOPY;
 	return MIG_ANOTHER_ROUND;
 }

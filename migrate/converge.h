@@ -15,7 +15,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "migrate/redirty.h"
 #include "migrate/source.h"
 
 enum mig_next { MIG_ANOTHER_ROUND, MIG_SWITCH_PRECOPY, MIG_SWITCH_POSTCOPY };
@@ -38,10 +37,11 @@ struct mig_converge {
 	double flow_bytes, flow_us; /* all rounds */
 	double slowest; /* bytes per us of the slower of the last two rounds */
 	double last;    /* and of the last */
+	uint64_t flow_limit; /* max_bandwidth when these were measured */
+	bool flow_is_mixed;  /* or partly, while another held */
 	uint64_t last_pages;
 	unsigned int rounds;
-	unsigned int stalled;       /* rounds in a row that gained little */
-	struct mig_redirty redirty; /* in the last round; its owner's to fill */
+	unsigned int stalled; /* rounds in a row that gained little */
 };
 
 void mig_converge_init(struct mig_converge *c,

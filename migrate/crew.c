@@ -82,7 +82,6 @@ static void dismiss(struct mig_crew *c, unsigned int nr_started)
 int mig_crew_start(const char *name, unsigned int members,
 		   struct mig_crew **ret_crew)
 {
-	pthread_condattr_t attr;
 	struct mig_crew *c;
 	unsigned int i;
 	int ret;
@@ -93,10 +92,7 @@ int mig_crew_start(const char *name, unsigned int members,
 	c->name = name;
 	c->nr_members = members;
 	pthread_mutex_init(&c->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&c->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	pthread_cond_init(&c->changed, NULL);
 	for (i = 0; i < members; i++) {
 		c->members[i].crew = c;
 		c->members[i].index = i;
@@ -133,27 +129,6 @@ int mig_crew_wait(struct mig_crew *c)
 	err = c->err;
 	pthread_mutex_unlock(&c->lock);
 	return err;
-}
-
-int mig_crew_wait_ms(struct mig_crew *c, unsigned int ms)
-{
-	struct timespec until;
-	int ret = 0;
-
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += ms / 1000;
-	until.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
-	pthread_mutex_lock(&c->lock);
-	while (ret == 0 && c->busy > 0)
-		ret = -pthread_cond_timedwait(&c->changed, &c->lock, &until);
-	if (c->busy == 0)
-		ret = c->err;
-	pthread_mutex_unlock(&c->lock);
-	return ret;
 }
 
 void mig_crew_urgent(struct mig_crew *c, bool urgent)

@@ -20,8 +20,6 @@ int mig_crew_start(const char *name, unsigned int members,
 void mig_crew_run(struct mig_crew *c, mig_job *job, void *ctx);
 /* Until every member is through with the job. 0 or the first -errno. */
 int mig_crew_wait(struct mig_crew *c);
-/* The same, but -ETIMEDOUT when they are not through after so long. */
-int mig_crew_wait_ms(struct mig_crew *c, unsigned int ms);
 /* For the pause only: see vmm/urgent.h. */
 void mig_crew_urgent(struct mig_crew *c, bool urgent);
 /* No job may be under way. NULL is fine. */

@@ -108,10 +108,26 @@ static int data_to_ram(struct mig_receiver *r, struct inbox *in)
 	return 0;
 }
 
-/* Not once the fill is there: it would wait for pages that only we can place. */
+/* The source's last word on this channel before the switch. */
+static bool saw_barrier(struct mig_receiver *r)
+{
+	bool seen;
+
+	if (r->channel == PROTO_CHANNELS_MAX)
+		return true;
+	pthread_mutex_lock(&r->d->lock);
+	seen = r->d->barriers[r->channel] != 0;
+	pthread_mutex_unlock(&r->d->lock);
+	return seen;
+}
+
+/*
+ * Not once the switch may have begun: with the userfaultfd registered it would
+ * wait for pages that only we can place.
+ */
 static int take_ahead(struct mig_receiver *r, struct inbox *in)
 {
-	if (atomic_load(&r->d->fill))
+	if (saw_barrier(r))
 		return -EBADMSG;
 	for (uint32_t i = 0; i < in->batch.nr_runs; i++) {
 		in->ahead = in->batch.runs[i];

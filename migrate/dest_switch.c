@@ -212,7 +212,7 @@ static int take_over(struct mig_dest *d, uint64_t **pending,
 	uint64_t begin_ns = mig_now_ns();
 	int ret;
 
-	ret = wait_barrier(d, msg->barrier);
+	ret = msg->barrier == 0 ? -EBADMSG : wait_barrier(d, msg->barrier);
 	if (ret == 0)
 		ret = check_suspects(d, *pending);
 	if (ret == 0)

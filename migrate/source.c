@@ -402,38 +402,44 @@ int mig_source_resume(struct mig_source *s, const char *uri, char **err)
 	return ret;
 }
 
+/* Under lock, and with it the change: no phase begins in between. */
 static int check_change(struct mig_source *s, const struct mig_source_change *c,
 			char **err)
 {
+	enum mig_phase phase = mig_phase(&s->phases);
+
 	if (c->postcopy && s->cfg.mode != MIG_MODE_HYBRID)
 		return mig_say(err, -EINVAL,
-			       "only a migration that was begun with --mode "
-			       "hybrid can go on by postcopy");
-	if ((c->postcopy || c->downtime_limit_ms) &&
-	    mig_phase(&s->phases) >= MIG_COMMIT)
+			       "this migration goes by %s alone: only one that "
+			       "was begun with --mode hybrid, on memory that "
+			       "is not of huge pages, can be told",
+			       mig_mode_name(s->cfg.mode));
+	if ((c->postcopy && phase >= MIG_SWITCHOVER) ||
+	    (c->downtime_limit_ms && phase >= MIG_COMMIT))
 		return mig_say(err, -EBUSY,
-			       "the guest has been handed over: only the "
-			       "bandwidth can still be changed");
+			       "the guest is being handed over or was: only "
+			       "the bandwidth can still be changed");
 	return 0;
 }
 
 int mig_source_change(struct mig_source *s, const struct mig_source_change *c,
 		      char **err)
 {
-	int ret = check_change(s, c, err);
+	int ret;
 
-	if (ret < 0)
-		return ret;
-	if (c->downtime_limit_ms)
+	pthread_mutex_lock(&s->lock);
+	ret = check_change(s, c, err);
+	if (ret == 0 && c->downtime_limit_ms)
 		atomic_store(&s->converge.downtime_limit_ms,
 			     (uint32_t)*c->downtime_limit_ms);
-	if (c->max_bandwidth) {
+	if (ret == 0 && c->max_bandwidth) {
 		atomic_store(&s->converge.max_bandwidth, *c->max_bandwidth);
 		mig_rate_set(&s->rate, *c->max_bandwidth);
 	}
-	if (c->postcopy)
+	if (ret == 0 && c->postcopy)
 		atomic_store(&s->postcopy_now, true);
-	return 0;
+	pthread_mutex_unlock(&s->lock);
+	return ret;
 }
 
 int mig_source_cancel(struct mig_source *s)

@@ -64,23 +64,27 @@ struct mig_source {
 	/* Written by mig_phase_step() on the source thread; read by any. */
 	struct mig_phases phases;
 
-	/* Source thread; the crew's while a job runs. */
+	/* Source thread; while a job runs its crew's, each its own stripes. */
 	struct mig_tracker *tracker;
+	uint64_t *todo; /* what this round has yet to send */
+	uint64_t *sent; /* ever sent: those need no populated check */
+
+	/* Source thread. */
 	struct mig_crew *crew; /* one member per data channel */
-	uint64_t *todo;        /* what this round has yet to send */
 	uint64_t *dirty;       /* what the last sync reported */
 	uint64_t *scratch;     /* populated scan */
-	uint64_t *sent;        /* ever sent: those need no populated check */
 	uint64_t barrier;
-	bool gave_disks; /* their locks: the receiver may have them */
-	uint8_t *state;  /* packed, of the instant saved_ns */
+	bool sends_ahead; /* the receiver understands AHEAD */
+	bool gave_disks;  /* their locks: the receiver may have them */
+	uint8_t *state;   /* packed, of the instant saved_ns */
 	size_t state_bytes;
 	uint64_t saved_ns;
 	uint64_t stopped_us; /* when the vCPUs were told to stop */
 	uint64_t flow_us;    /* time in which pages were flowing */
 	struct mig_converge converge;
-	_Atomic bool
-		postcopy_now; /* asked for; set by any thread, never unset */
+
+	/* Asked for by any thread under lock, never unset. Atomic. */
+	_Atomic bool postcopy_now;
 
 	/* Postcopy: who clears a bit sends the page. Atomic. */
 	uint64_t *pending;
@@ -94,8 +98,6 @@ struct mig_source {
 	_Atomic uint64_t pages_sent;
 	_Atomic uint64_t pages_zero;
 	_Atomic uint64_t left_pages;
-	_Atomic uint64_t
-		armed_pages; /* that were dirty before; of this round */
 };
 
 #define MIG_SOURCE_STAT(s, member, value)                                      \
@@ -177,8 +179,8 @@ typedef int mig_share(struct mig_sender *x, unsigned int channel);
 int mig_source_on_channel(struct mig_source *s, unsigned int channel,
 			  enum mig_lane lane, mig_share *share);
 
-/* The crew sends todo on all channels: wait for it. */
-void mig_source_begin_round(struct mig_source *s);
+/* Send todo on all channels; back when all that is to be sent is written. */
+int mig_source_send_round(struct mig_source *s);
 /* The next barrier on every data channel. */
 int mig_source_send_barrier(struct mig_source *s);
 

@@ -6,10 +6,6 @@
 #include "migrate/clock.h"
 #include "migrate/faultpoint.h"
 
-/* How soon in a round, and then how often, what is dirty is looked at. */
-#define FIRST_LOOK_MS 50
-#define LOOK_MS       250
-
 /* Pages that were dirtied but never populated hold nothing: not even read. */
 static int drop_unpopulated(struct mig_source *s)
 {
@@ -63,44 +59,6 @@ int mig_source_sync(struct mig_source *s)
 	return ret;
 }
 
-/*
- * With tracker manual a page counts as dirty until it is armed again to be sent:
- * with those added, only what was written again makes the number grow.
- */
-static void look_at_dirty(struct mig_source *s)
-{
-	uint64_t pages;
-
-	if (mig_tracker_peek(s->tracker, s->scratch) < 0)
-		return;
-	pages = bitmap_count(s->scratch, s->ram_pages) +
-		atomic_load(&s->armed_pages);
-	mig_redirty_sample(&s->converge.redirty, mig_now_us(), pages);
-}
-
-/* While the guest runs. In the pause there is nothing to learn, and no time. */
-static int send_round_watching(struct mig_source *s)
-{
-	unsigned int ms = FIRST_LOOK_MS;
-	int ret;
-
-	mig_redirty_reset(&s->converge.redirty);
-	mig_source_begin_round(s);
-	while ((ret = mig_crew_wait_ms(s->crew, ms)) == -ETIMEDOUT) {
-		look_at_dirty(s);
-		ms = LOOK_MS;
-	}
-	return ret;
-}
-
-static int send_round(struct mig_source *s)
-{
-	if (mig_phase(&s->phases) == MIG_PRECOPY)
-		return send_round_watching(s);
-	mig_source_begin_round(s);
-	return mig_crew_wait(s->crew);
-}
-
 /* Sends todo; measures how fast pages flow. */
 int mig_source_round(struct mig_source *s, uint64_t pages)
 {
@@ -114,7 +72,7 @@ int mig_source_round(struct mig_source *s, uint64_t pages)
 	s->stats.total_pages = pages;
 	pthread_mutex_unlock(&s->lock);
 	atomic_store(&s->left_pages, pages);
-	ret = send_round(s);
+	ret = mig_source_send_round(s);
 	us = mig_now_us() - begin_us;
 	bytes = atomic_load(&s->bytes_sent) - begin_bytes;
 	mig_converge_flow(&s->converge, bytes, us);

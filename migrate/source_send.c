@@ -214,11 +214,7 @@ static int send_stripe(struct mig_sender *x, uint64_t first, uint64_t end)
 	if (page == end)
 		return 0;
 	ret = mig_tracker_rearm(s->tracker, s->todo, first, end - first);
-	atomic_fetch_add_explicit(
-		&s->armed_pages,
-		bitmap_count(s->todo + first / 64, end - first),
-		memory_order_relaxed);
-	if (ret == 0 && is_whole(s, first, end))
+	if (ret == 0 && s->sends_ahead && is_whole(s, first, end))
 		ret = send_ahead(x, first, end);
 	for (; ret == 0 && page < end && !cut_short(s);
 	     page = bitmap_next_set(s->todo, page + 1, end)) {
@@ -275,10 +271,10 @@ static int send_round_job(void *ctx, unsigned int channel)
 	return mig_source_on_channel(ctx, channel, MIG_LANE_BULK, send_share);
 }
 
-void mig_source_begin_round(struct mig_source *s)
+int mig_source_send_round(struct mig_source *s)
 {
-	atomic_store(&s->armed_pages, 0);
 	mig_crew_run(s->crew, send_round_job, s);
+	return mig_crew_wait(s->crew);
 }
 
 int mig_source_send_barrier(struct mig_source *s)

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "migrate/bitmap.h"
 #include "migrate/say.h"
 
 struct engine {
@@ -196,15 +195,6 @@ int mig_tracker_stop(struct mig_tracker *t)
 int mig_tracker_sync(struct mig_tracker *t, uint64_t *bitmap)
 {
 	vm_mem_user_dirty_fetch(vm_mem(t->vm), bitmap);
-	return t->engine->sync(t->vm, bitmap);
-}
-
-int mig_tracker_peek(struct mig_tracker *t, uint64_t *bitmap)
-{
-	if (t->engine->log != VM_DIRTY_LOG_MANUAL)
-		return -EOPNOTSUPP;
-	memset(bitmap, 0,
-	       bitmap_words(vm_mem_pages(vm_mem(t->vm))) * sizeof(*bitmap));
 	return t->engine->sync(t->vm, bitmap);
 }
 

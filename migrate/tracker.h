@@ -10,7 +10,7 @@
  * - Before the bytes of a reported page are read, rearm must have covered it
  *   since that report. A store in between is in those bytes or reported again.
  *
- * Threads: start, sync, peek, stop: the operation's thread; rearm: any, on disjoint
+ * Threads: start, sync, stop: the operation's thread; rearm: any, on disjoint
  *          ranges.
  * Errors:  -errno.
  */
@@ -35,11 +35,6 @@ int mig_tracker_start(struct mig_tracker *t);
 int mig_tracker_stop(struct mig_tracker *t);
 /* OR into bitmap, one bit per page of RAM. */
 int mig_tracker_sync(struct mig_tracker *t, uint64_t *bitmap);
-/*
- * Sets bitmap to what KVM has noted so far, without taking note of it: the next
- * sync reports it again. -EOPNOTSUPP: this engine cannot look without protecting.
- */
-int mig_tracker_peek(struct mig_tracker *t, uint64_t *bitmap);
 /*
  * The set bits of bitmap in [first_page, first_page + nr_pages) are about to be
  * read: watch them again. Bounds are multiples of 64 or the end of RAM.

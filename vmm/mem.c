@@ -66,21 +66,21 @@ static int map_ram(struct vm_mem *m)
 }
 
 /*
- * Where an administrator wants huge pages for everybody, guests have them anyway.
- * Linux Documentation/admin-guide/mm/transhuge.rst
+ * Where an administrator wants huge pages for everybody, or will not say, guests
+ * have what he wants. Linux Documentation/admin-guide/mm/transhuge.rst
  */
 static bool huge_for_all(void)
 {
 	char text[64] = "";
 	int fd = open("/sys/kernel/mm/transparent_hugepage/enabled",
 		      O_RDONLY | O_CLOEXEC);
+	ssize_t n;
 
 	if (fd < 0)
-		return false;
-	if (read(fd, text, sizeof(text) - 1) < 0)
-		text[0] = '\0';
+		return true;
+	n = read(fd, text, sizeof(text) - 1);
 	close(fd);
-	return strstr(text, "[always]");
+	return n < 0 || strstr(text, "[always]");
 }
 
 static void lay_out_slots(struct vm_mem *m)

@@ -5,6 +5,7 @@ import pytest
 from vmmd import DONE, FAILED, MIB, USAGE
 
 BUSY = "mem=32M work=dirty hb=100"
+RESTING = "mem=32M work=fill hb=100"  # faults in next to nothing by itself
 FIT = ("--downtime-limit", 5000)  # lets precopy end with a busy guest
 CRAWL = ("--max-bandwidth", 4096)  # a batch in a minute or more
 
@@ -50,7 +51,7 @@ def test_a_higher_downtime_limit_lets_precopy_end(host):
 
 def test_postcopy_now(host):
     """In the first round, whose rest then has to come by postcopy."""
-    guest, destination, move = begin(host, *CRAWL)
+    guest, destination, move = begin(host, *CRAWL, work=RESTING)
     guest.vmm.wait_phase("precopy")
     adjust(host, guest, "--postcopy")
     destination.wait_phase("postcopy")
@@ -64,7 +65,8 @@ def test_postcopy_now(host):
 
 @pytest.mark.parametrize("option", [("--postcopy",), ("--downtime-limit", 1)])
 def test_after_the_switch_only_the_bandwidth_matters(host, option):
-    guest, destination, move = begin(host, "--mode", "hybrid", *CRAWL)
+    guest, destination, move = begin(host, "--mode", "hybrid", *CRAWL,
+                                     work=RESTING)
     guest.vmm.wait_phase("precopy")
     adjust(host, guest, "--postcopy")
     guest.vmm.wait_phase("postcopy")

@@ -145,6 +145,30 @@ static void test_bandwidth_limit_counts(void **state)
 	assert_int_equal(mig_converge_next(&c, 20), MIG_SWITCH_PRECOPY);
 }
 
+/* 5 MB in 5 ms fit into 20 ms, whatever the line did when it was held back. */
+static void test_another_bandwidth_limit_is_another_line(void **state)
+{
+	struct mig_source_config cfg = config(MIG_MODE_PRECOPY);
+	struct mig_converge c;
+
+	(void)state;
+	cfg.max_bandwidth = 10000000;
+	mig_converge_init(&c, &cfg);
+	mig_converge_flow(&c, 1000000000, 100000000);
+	assert_int_equal(mig_converge_next(&c, pages(5000000)),
+			 MIG_ANOTHER_ROUND);
+	c.max_bandwidth = 0;
+	assert_int_equal(mig_converge_next(&c, pages(5000000)),
+			 MIG_ANOTHER_ROUND);
+	/* Half of it at the old rate. */
+	mig_converge_flow(&c, 5000000, 252500);
+	assert_int_equal(mig_converge_next(&c, pages(5000000)),
+			 MIG_ANOTHER_ROUND);
+	mig_converge_flow(&c, 5000000, 5000);
+	assert_int_equal(mig_converge_next(&c, pages(5000000)),
+			 MIG_SWITCH_PRECOPY);
+}
+
 static void test_hybrid_gives_up_when_nothing_is_gained(void **state)
 {
 	struct mig_source_config cfg = config(MIG_MODE_HYBRID);
@@ -155,59 +179,6 @@ static void test_hybrid_gives_up_when_nothing_is_gained(void **state)
 	while (mig_converge_next(&c, 1000000) == MIG_ANOTHER_ROUND)
 		assert_true(++rounds < 10);
 	assert_true(rounds >= 2);
-}
-
-/* 400 MB are dirty after a round of 10 s, and take 0.4 s to send. */
-static struct mig_converge long_round(const struct mig_source_config *cfg,
-				      uint64_t busy_us)
-{
-	struct mig_converge c = fast(cfg);
-
-	mig_redirty_reset(&c.redirty);
-	for (uint64_t us = 0; us <= 10000000; us += 50000) {
-		uint64_t written = us < busy_us ? us : busy_us;
-
-		mig_redirty_sample(&c.redirty, 77 + us,
-				   5000 + pages(400000000) * written / busy_us);
-	}
-	return c;
-}
-
-/* Written at once, they will be again in no time; over 10 s, only a part. */
-static void test_hybrid_foresees_that_nothing_is_gained(void **state)
-{
-	struct mig_source_config cfg = config(MIG_MODE_HYBRID);
-	struct mig_converge c = long_round(&cfg, 300000);
-
-	(void)state;
-	assert_int_equal(mig_converge_next(&c, pages(400000000)),
-			 MIG_SWITCH_POSTCOPY);
-	c = long_round(&cfg, 10000000);
-	assert_int_equal(mig_converge_next(&c, pages(400000000)),
-			 MIG_ANOTHER_ROUND);
-	cfg.mode = MIG_MODE_PRECOPY;
-	c = long_round(&cfg, 300000);
-	assert_int_equal(mig_converge_next(&c, pages(400000000)),
-			 MIG_ANOTHER_ROUND);
-}
-
-static void test_redirty_finds_the_busiest_stretch(void **state)
-{
-	struct mig_redirty r;
-
-	(void)state;
-	mig_redirty_reset(&r);
-	assert_int_equal(mig_redirty_within(&r, 1000), 0);
-	mig_redirty_sample(&r, 1000, 50);
-	assert_int_equal(mig_redirty_within(&r, 1000), 0);
-	mig_redirty_sample(&r, 2000, 40); /* it may fall a little */
-	mig_redirty_sample(&r, 3000, 40);
-	mig_redirty_sample(&r, 4000, 140);
-	mig_redirty_sample(&r, 5000, 150);
-	assert_int_equal(mig_redirty_within(&r, 1000), 100);
-	assert_int_equal(mig_redirty_within(&r, 500), 50);
-	assert_int_equal(mig_redirty_within(&r, 2000), 110);
-	assert_int_equal(mig_redirty_within(&r, UINT64_MAX / 2), 110);
 }
 
 static void test_hybrid_is_bounded_even_when_it_gains(void **state)
@@ -245,9 +216,8 @@ int main(void)
 		cmocka_unit_test(test_a_few_pages_always_fit),
 		cmocka_unit_test(test_too_much),
 		cmocka_unit_test(test_bandwidth_limit_counts),
+		cmocka_unit_test(test_another_bandwidth_limit_is_another_line),
 		cmocka_unit_test(test_hybrid_gives_up_when_nothing_is_gained),
-		cmocka_unit_test(test_hybrid_foresees_that_nothing_is_gained),
-		cmocka_unit_test(test_redirty_finds_the_busiest_stretch),
 		cmocka_unit_test(test_hybrid_is_bounded_even_when_it_gains),
 		cmocka_unit_test(test_precopy_never_goes_postcopy),
 	};
