@@ -133,7 +133,7 @@ static void verify(struct mig_guest *g, struct console *c)
 
 	c->vm = g->vm;
 	vm_serial_input(g->vm, (const uint8_t *)"v", 1);
-	console_wait(c, from, "verify-all ok", 120);
+	console_wait(c, from, "verify-all ok");
 	console_check(c);
 }
 
@@ -155,7 +155,7 @@ static void there_and_back(const char *cmdline, unsigned int cpus,
 	       mig_mode_name(mode), channels, ring);
 	console_init(&c);
 	vm = boot_guest(&cfg, cmdline, &c);
-	console_wait(&c, 0, "GUEST-READY", 120);
+	console_wait(&c, 0, "GUEST-READY");
 	if (mig_guest_new(vm, &g) < 0)
 		die("guest");
 	for (hop = 0; hop < 2; hop++) {
@@ -183,7 +183,7 @@ static void a_few_pages_stay_behind(void)
 	printf("a few pages stay behind\n");
 	console_init(&c);
 	vm = boot_guest(&cfg, "work=dirty mem=16M ws=8K", &c);
-	console_wait(&c, 0, "GUEST-READY", 120);
+	console_wait(&c, 0, "GUEST-READY");
 	if (mig_guest_new(vm, &g) < 0)
 		die("guest");
 	for (hop = 0; hop < 20; hop++)

@@ -98,10 +98,11 @@ static size_t find(struct console *c, size_t from, const char *what)
 	return at;
 }
 
-size_t console_wait(struct console *c, size_t from, const char *what,
-		    int seconds)
+size_t console_wait(struct console *c, size_t from, const char *what)
 {
 	const struct timespec tick = { .tv_nsec = 2000000 };
+	const char *patience = getenv("VMMD_PATIENCE");
+	int seconds = patience ? atoi(patience) : 120;
 	time_t end = time(NULL) + seconds;
 	size_t at;
 

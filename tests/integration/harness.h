@@ -29,9 +29,11 @@ extern const struct vm_ops harness_vm_ops; /* ctx: struct console */
 
 void console_init(struct console *c);
 void console_fini(struct console *c);
-/* Waits for what to appear at or after byte from; returns where it ends. */
-size_t console_wait(struct console *c, size_t from, const char *what,
-		    int seconds);
+/*
+ * Waits for what to appear at or after byte from, for VMMD_PATIENCE seconds or 120;
+ * returns where it ends.
+ */
+size_t console_wait(struct console *c, size_t from, const char *what);
 size_t console_bytes(struct console *c); /* so far */
 /* No GUEST-FAIL, no GUEST-FAULT, heartbeats numbered without gap or repeat. */
 void console_check(struct console *c);

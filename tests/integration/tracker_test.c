@@ -214,7 +214,7 @@ static void check_tracker(const char *name, const struct check *c)
 	console_init(&t.console);
 	t.vm = boot_guest(&cfg, c->work, &t.console);
 	t.mem = vm_mem(t.vm);
-	console_wait(&t.console, 0, "GUEST-READY", 60);
+	console_wait(&t.console, 0, "GUEST-READY");
 	if (vm_pause(t.vm) < 0)
 		die("pause");
 	read_layout(&t);
