@@ -135,6 +135,8 @@ void mig_dest_stay_paused(struct mig_dest *d)
 	while (!ended) {
 		bool whole = d->guest_runs && mig_dest_pending_pages(d) == 0;
 
+		/* Or our link goes on saying that we live, and he waits for more. */
+		mig_link_shut(d->session->link);
 		ret = mig_dest_wait_offer(d, whole ? LINGER_MS : -1, &fd, &role,
 					  id);
 		if (ret == -ETIMEDOUT) {

@@ -185,6 +185,9 @@ static void quiet_session(struct mig_source *s, int ret)
 	if (!s->session)
 		return;
 	mig_session_break(s->session, ret, "%s", strerror(-ret));
+	/* Before the token we may still say why; after it the peer has to notice. */
+	if (mig_phase(&s->phases) >= MIG_COMMIT)
+		mig_link_shut(s->session->link);
 	mig_source_stop_responder(s);
 }
 

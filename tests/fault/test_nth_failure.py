@@ -123,12 +123,23 @@ def end_of(host, guest, destination, result):
     if result.status == FAILED:
         assert result.json.get("error") or result.stderr.strip(), result
     if result.status == ATTENTION:
-        def resume():
-            again = host.vmmd("migrate", guest.vmm.name, destination.uri,
-                              "--resume", "--json", check=False)
-            return again if again.status != ATTENTION else None
-        result = wait_until(resume, "the end of --resume")
+        result = resume(host, guest, destination)
     return result.status
+
+
+def resume(host, guest, destination):
+    """Once more may fail; for ever it must not."""
+    last = []
+
+    def again():
+        result = host.vmmd("migrate", guest.vmm.name, destination.uri,
+                           "--resume", "--json", check=False)
+        last[:] = [result]
+        return result if result.status != ATTENTION else None
+
+    return wait_until(again, lambda: f"the end of --resume: {last} "
+                      f"{guest.vmm.errors()}{destination.status()} "
+                      f"{destination.errors()}")
 
 
 @pytest.mark.parametrize("mode", ("precopy", "postcopy"))
