@@ -194,8 +194,8 @@ int mig_source_agree(struct mig_source *s)
 	reply = (Vmmd__SetupReply *)msg;
 	if (reply->n_reasons > 0)
 		ret = say_refused(s, reply);
-	/* Both machines have the same shape, and loading is much like saving. */
 	s->sends_ahead = reply->takes_ahead;
+	/* Both machines have the same shape, and loading is much like saving. */
 	mig_converge_cost(&s->converge, MIG_COST_STATE, reply->state_us);
 	mig_converge_cost(&s->converge, MIG_COST_LOAD, reply->state_us);
 	protobuf_c_message_free_unpacked(msg, NULL);

@@ -271,6 +271,21 @@ def test_cut_again_and_again_in_postcopy(host):
            if command.running() else result, proxy.uri)
 
 
+def test_cut_after_a_round_was_cut_short(host):
+    """What the round did not send any more comes after the rejoin."""
+    guest = host.run("mem=32M work=fill hb=50").wait_ready()
+    destination = host.receive()
+    proxy = proxied(host, destination)
+    move = host.start_migrate(guest, proxy.uri, "--max-bandwidth", 4 * MIB)
+    guest.vmm.wait_phase("precopy")
+    host.vmmd("adjust", guest.vmm.name, "--postcopy")
+    guest.vmm.wait_phase("postcopy")
+    proxy.cut()
+    result = move.wait()
+    assert result.status == ATTENTION, result
+    settle(host, guest, destination, result, proxy.uri)
+
+
 def test_a_silent_peer_is_noticed(host):
     """Nothing is closed, nothing comes any more: seconds, not TCP's minutes."""
     guest = host.run(BUSY).wait_ready()
