@@ -89,6 +89,7 @@ json_t *report_migration(const struct mig_status *status,
 	set_int(o, "pages_sent", s->pages_sent);
 	set_int(o, "pages_zero", s->pages_zero);
 	set_int(o, "pages_skipped", s->pages_skipped);
+	set_int(o, "pages_deferred", s->pages_deferred);
 	set_int(o, "channels", s->channels);
 	json_object_set_new(o, "tracker",
 			    json_string(s->tracker ? s->tracker : ""));

@@ -116,8 +116,43 @@ static bool fits(const struct mig_converge *c, uint64_t pages)
 	return send_time_us(c, pages) <= room_us(c, cost) * ROOM_SHARE;
 }
 
+bool mig_converge_window(struct mig_converge *c, uint64_t written_pages,
+			 uint64_t window_us, uint64_t left_pages)
+{
+	if ((double)window_us < send_time_us(c, left_pages))
+		return false;
+	c->window_pages = written_pages;
+	c->window_us = window_us;
+	return true;
+}
+
+/*
+ * Would a round over these pages leave little less? In a part of the window the
+ * guest wrote at least that part of the different pages it wrote in the whole.
+ */
+static bool is_hopeless(const struct mig_converge *c, uint64_t pages)
+{
+	double us = send_time_us(c, pages);
+	double left = (double)c->window_pages;
+
+	if (c->window_us == 0)
+		return false;
+	if (us < (double)c->window_us)
+		left *= us / (double)c->window_us;
+	return left * GAIN_DEN > (double)pages * GAIN_NUM &&
+	       !fits(c, (uint64_t)left);
+}
+
+static bool has_stalled(const struct mig_converge *c)
+{
+	return c->stalled >= STALLED_MAX || c->rounds >= ROUNDS_MAX;
+}
+
 enum mig_next mig_converge_next(struct mig_converge *c, uint64_t dirty_pages)
 {
+	bool hopeless = is_hopeless(c, dirty_pages);
+
+	c->window_us = 0; /* it tells about the round that comes next only */
 	if (fits(c, dirty_pages))
 		return MIG_SWITCH_PRECOPY;
 	if (c->rounds > 0 && dirty_pages * GAIN_DEN > c->last_pages * GAIN_NUM)
@@ -126,8 +161,7 @@ enum mig_next mig_converge_next(struct mig_converge *c, uint64_t dirty_pages)
 		c->stalled = 0;
 	c->last_pages = dirty_pages;
 	c->rounds++;
-	if (c->mode == MIG_MODE_HYBRID &&
-	    (c->stalled >= STALLED_MAX || c->rounds >= ROUNDS_MAX))
+	if (c->mode == MIG_MODE_HYBRID && (hopeless || has_stalled(c)))
 		return MIG_SWITCH_POSTCOPY;
 	return MIG_ANOTHER_ROUND;
 }

@@ -9,6 +9,7 @@
 #define MIGRATE_CREW_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct mig_crew;
 
@@ -20,6 +21,8 @@ int mig_crew_start(const char *name, unsigned int members,
 void mig_crew_run(struct mig_crew *c, mig_job *job, void *ctx);
 /* Until every member is through with the job. 0 or the first -errno. */
 int mig_crew_wait(struct mig_crew *c);
+/* Waits no longer than that: is every member through with it? */
+bool mig_crew_wait_us(struct mig_crew *c, uint64_t us);
 /* For the pause only: see vmm/urgent.h. */
 void mig_crew_urgent(struct mig_crew *c, bool urgent);
 /* No job may be under way. NULL is fine. */

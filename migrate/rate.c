@@ -5,6 +5,8 @@
 #include "migrate/clock.h"
 
 #define SLICE_NS UINT64_C(100000000)
+/* On a host with work a sleep of 10 ms may well take 20. */
+#define SAVED_S 0.05
 
 void mig_rate_init(struct mig_rate *r, uint64_t bytes_per_s)
 {
@@ -19,16 +21,18 @@ void mig_rate_fini(struct mig_rate *r)
 	pthread_mutex_destroy(&r->lock);
 }
 
-/* Under lock. An idle line saves up nothing. */
+/* Under lock. Whoever wakes up late catches up; an idle line saves up no more. */
 static void work_off(struct mig_rate *r)
 {
 	uint64_t now_ns = mig_now_ns();
-	double done = (double)(now_ns - r->at_ns) * (double)r->bytes_per_s /
-		      1e9;
+	double rate = (double)r->bytes_per_s;
+	double saved = rate * SAVED_S;
 
-	r->owed_bytes = r->bytes_per_s == 0 || done >= r->owed_bytes
-				? 0
-				: r->owed_bytes - done;
+	r->owed_bytes -= (double)(now_ns - r->at_ns) * rate / 1e9;
+	if (r->owed_bytes < -saved)
+		r->owed_bytes = -saved;
+	if (r->bytes_per_s == 0)
+		r->owed_bytes = 0;
 	r->at_ns = now_ns;
 }
 
@@ -36,6 +40,8 @@ void mig_rate_set(struct mig_rate *r, uint64_t bytes_per_s)
 {
 	pthread_mutex_lock(&r->lock);
 	work_off(r);
+	if (r->owed_bytes < 0)
+		r->owed_bytes = 0; /* it was much of the old rate */
 	r->bytes_per_s = bytes_per_s;
 	pthread_mutex_unlock(&r->lock);
 }

@@ -17,7 +17,7 @@ struct mig_rate {
 	/* Under lock. */
 	pthread_mutex_t lock;
 	uint64_t bytes_per_s; /* 0: no limit */
-	double owed_bytes;    /* at at_ns */
+	double owed_bytes;    /* at at_ns; negative: a little was saved up */
 	uint64_t at_ns;
 };
 

@@ -301,10 +301,13 @@ static int alloc_bitmaps(struct mig_source *s)
 {
 	s->todo = bitmap_new(s->ram_pages);
 	s->dirty = bitmap_new(s->ram_pages);
+	s->later = bitmap_new(s->ram_pages);
+	s->window = bitmap_new(s->ram_pages);
 	s->scratch = bitmap_new(s->ram_pages);
 	s->sent = bitmap_new(s->ram_pages);
 	s->pending = bitmap_new(s->ram_pages);
-	return s->todo && s->dirty && s->scratch && s->sent && s->pending
+	return s->todo && s->dirty && s->later && s->window && s->scratch &&
+			       s->sent && s->pending
 		       ? 0
 		       : -ENOMEM;
 }
@@ -317,6 +320,8 @@ static void free_all(struct mig_source *s)
 	mig_rate_fini(&s->rate);
 	free(s->todo);
 	free(s->dirty);
+	free(s->later);
+	free(s->window);
 	free(s->scratch);
 	free(s->sent);
 	free(s->pending);

@@ -4,6 +4,7 @@
  * source.c	the thread: what happens in which order, and what undoes it
  * source_setup.c	connections, the SETUP conversation, rejoining
  * source_precopy.c	rounds over the dirty set, until it is time to switch
+ * source_round.c	one of them, with looks at the dirty log when it takes long
  * source_switch.c	the pause: last pages, state, the run token
  * source_back.c	the guest that was to leave goes on here
  * source_send.c	pages onto the wire: rounds, barriers
@@ -72,6 +73,9 @@ struct mig_source {
 	/* Source thread. */
 	struct mig_crew *crew; /* one member per data channel */
 	uint64_t *dirty;       /* what the last sync reported */
+	uint64_t *later;       /* what looks in this round left to the next */
+	uint64_t *window;      /* written since window_begin_us */
+	uint64_t window_begin_us;
 	uint64_t *scratch;     /* populated scan */
 	uint64_t barrier;
 	bool sends_ahead; /* the receiver understands AHEAD */
@@ -85,6 +89,8 @@ struct mig_source {
 
 	/* Asked for by any thread under lock, never unset. Atomic. */
 	_Atomic bool postcopy_now;
+	/* The source thread wants the crew to rest: it goes on afterwards. Atomic. */
+	_Atomic bool look_now;
 
 	/* Postcopy: who clears a bit sends the page. Atomic. */
 	uint64_t *pending;
@@ -131,15 +137,17 @@ void mig_source_abort_peer(struct mig_source *s);
 int mig_source_first_round(struct mig_source *s);
 /* Rounds until the rest fits into the downtime, or (*ret_postcopy) never will. */
 int mig_source_precopy(struct mig_source *s, bool *ret_postcopy);
-/*
- * Send todo, which has so many pages; measures how fast they flow. Cut short when
- * postcopy is asked for: the rest stays in todo.
- */
-int mig_source_round(struct mig_source *s, uint64_t pages);
 /* What was written since the last sync into dirty. */
 int mig_source_sync(struct mig_source *s);
-/* Joins dirty to what todo still holds; how many pages that makes. */
+/* Joins dirty and later to what todo still holds; how many pages that makes. */
 uint64_t mig_source_next_todo(struct mig_source *s);
+
+/*
+ * source_round.c: send todo, which has so many pages; measures how fast they flow.
+ * In precopy some of it may be left: in later what was written meanwhile, in todo
+ * the rest when postcopy was asked for.
+ */
+int mig_source_round(struct mig_source *s, uint64_t pages);
 
 /* source_switch.c: *ret_done false: the guest was revived, precopy goes on. */
 int mig_source_switchover(struct mig_source *s, bool postcopy, bool *ret_done);
@@ -179,8 +187,11 @@ typedef int mig_share(struct mig_sender *x, unsigned int channel);
 int mig_source_on_channel(struct mig_source *s, unsigned int channel,
 			  enum mig_lane lane, mig_share *share);
 
-/* Send todo on all channels; back when all that is to be sent is written. */
-int mig_source_send_round(struct mig_source *s);
+/*
+ * The crew begins to send todo on all channels. When it is through, all of it is
+ * written, or the rest still there because of postcopy_now or look_now.
+ */
+void mig_source_send_todo(struct mig_source *s);
 /* The next barrier on every data channel. */
 int mig_source_send_barrier(struct mig_source *s);
 

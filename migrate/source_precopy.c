@@ -59,31 +59,6 @@ int mig_source_sync(struct mig_source *s)
 	return ret;
 }
 
-/* Sends todo; measures how fast pages flow. */
-int mig_source_round(struct mig_source *s, uint64_t pages)
-{
-	uint64_t begin_us = mig_now_us();
-	uint64_t begin_bytes = atomic_load(&s->bytes_sent);
-	uint64_t bytes, us;
-	int ret;
-
-	pthread_mutex_lock(&s->lock);
-	s->stats.rounds++;
-	s->stats.total_pages = pages;
-	pthread_mutex_unlock(&s->lock);
-	atomic_store(&s->left_pages, pages);
-	ret = mig_source_send_round(s);
-	us = mig_now_us() - begin_us;
-	bytes = atomic_load(&s->bytes_sent) - begin_bytes;
-	mig_converge_flow(&s->converge, bytes, us);
-	s->flow_us += us;
-	if (s->flow_us > 0)
-		MIG_SOURCE_STAT(s, throughput_bytes_per_s,
-				atomic_load(&s->bytes_sent) * 1000000 /
-					s->flow_us);
-	return ret;
-}
-
 /*
  * Everything that was ever populated, after tracking has begun: what gets
  * populated later is dirty by then.
@@ -108,8 +83,10 @@ uint64_t mig_source_next_todo(struct mig_source *s)
 {
 	size_t i, words = bitmap_words(s->ram_pages);
 
-	for (i = 0; i < words; i++)
-		s->todo[i] |= s->dirty[i];
+	for (i = 0; i < words; i++) {
+		s->todo[i] |= s->dirty[i] | s->later[i];
+		s->later[i] = 0;
+	}
 	return bitmap_count(s->todo, s->ram_pages);
 }
 

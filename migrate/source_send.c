@@ -49,18 +49,27 @@ void mig_sender_free(struct mig_sender *x)
 }
 
 /*
- * What this round does not send goes by postcopy. Never in the pause of a switch
- * by precopy, which has to send everything; no round sees the phase change.
+ * What this round does not send goes by postcopy, or after a look. Never in the
+ * pause of a switch by precopy, which has to send everything; no round sees the
+ * phase change.
  */
-static bool cut_short(const struct mig_source *s)
+static bool goes_by_postcopy(const struct mig_source *s)
 {
 	return atomic_load_explicit(&s->postcopy_now, memory_order_relaxed) &&
 	       mig_phase(&s->phases) == MIG_PRECOPY;
 }
 
+static bool cut_short(const struct mig_source *s)
+{
+	return goes_by_postcopy(s) ||
+	       (atomic_load_explicit(&s->look_now, memory_order_relaxed) &&
+		mig_phase(&s->phases) == MIG_PRECOPY);
+}
+
+/* A look waits for what is owed: it is no reason to break the limit. */
 static bool may_wait_in_round(void *ctx)
 {
-	return mig_source_may_go_on(ctx) && !cut_short(ctx);
+	return mig_source_may_go_on(ctx) && !goes_by_postcopy(ctx);
 }
 
 static int write_batch(struct mig_sender *x, struct iovec *iov, size_t nr)
@@ -271,10 +280,9 @@ static int send_round_job(void *ctx, unsigned int channel)
 	return mig_source_on_channel(ctx, channel, MIG_LANE_BULK, send_share);
 }
 
-int mig_source_send_round(struct mig_source *s)
+void mig_source_send_todo(struct mig_source *s)
 {
 	mig_crew_run(s->crew, send_round_job, s);
-	return mig_crew_wait(s->crew);
 }
 
 int mig_source_send_barrier(struct mig_source *s)

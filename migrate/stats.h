@@ -61,6 +61,8 @@ struct mig_stats {
 	uint64_t pages_sent;
 	uint64_t pages_zero;
 	uint64_t pages_skipped; /* never populated */
+	/* Left to the next round, since written before this one had sent them. */
+	uint64_t pages_deferred;
 	unsigned int channels;
 	const char *tracker;             /* static string; "" at the receiver */
 	uint64_t throughput_bytes_per_s; /* while pages were flowing */

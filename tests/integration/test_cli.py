@@ -75,7 +75,7 @@ def test_migrate_reports_all_that_it_promises(host):
     assert set(stats) >= {
         "result", "mode", "switchover", "total_ms", "setup_ms", "precopy_ms",
         "downtime_ms", "downtime", "postcopy_ms", "rounds", "bytes_sent",
-        "pages_sent", "pages_zero", "pages_skipped", "channels", "tracker",
+        "pages_sent", "pages_zero", "pages_skipped", "pages_deferred", "channels", "tracker",
         "throughput_bytes_per_s", "faults", "pauses", "syncs"}
     assert set(stats["downtime"]) == {"stop_ms", "sync_ms", "pages_ms",
                                       "state_ms", "commit_ms", "start_ms"}

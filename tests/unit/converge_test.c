@@ -181,6 +181,39 @@ static void test_hybrid_gives_up_when_nothing_is_gained(void **state)
 	assert_true(rounds >= 2);
 }
 
+/* 1 GB/s: 250000 pages take 1.024 s. What was written in such a time is 80 %. */
+static void test_hybrid_gives_up_on_what_it_foresees(void **state)
+{
+	struct mig_source_config cfg = config(MIG_MODE_HYBRID);
+	struct mig_converge c = fast(&cfg);
+
+	(void)state;
+	assert_false(mig_converge_window(&c, 200000, 1000000, 250000));
+	assert_int_equal(mig_converge_next(&c, 250000), MIG_ANOTHER_ROUND);
+	assert_true(mig_converge_window(&c, 200000, 1100000, 250000));
+	assert_int_equal(mig_converge_next(&c, 250000), MIG_SWITCH_POSTCOPY);
+}
+
+/* What a window says holds for one round, and for its part of one that is shorter. */
+static void test_what_is_foreseen(void **state)
+{
+	struct mig_source_config cfg = config(MIG_MODE_HYBRID);
+	struct mig_converge c = fast(&cfg);
+
+	(void)state;
+	/* Twice as long: half as many, 40 % of what this round would send. */
+	assert_true(mig_converge_window(&c, 200000, 2048000, 250000));
+	assert_int_equal(mig_converge_next(&c, 250000), MIG_ANOTHER_ROUND);
+	/* Used up. */
+	assert_true(mig_converge_window(&c, 100000, 1024000, 100000));
+	assert_int_equal(mig_converge_next(&c, 150000), MIG_ANOTHER_ROUND);
+	assert_int_equal(mig_converge_next(&c, 100000), MIG_ANOTHER_ROUND);
+	/* So little that it fits. */
+	c = fast(&cfg);
+	assert_true(mig_converge_window(&c, 3500, 1000000, 4000));
+	assert_int_equal(mig_converge_next(&c, 4000), MIG_ANOTHER_ROUND);
+}
+
 static void test_hybrid_is_bounded_even_when_it_gains(void **state)
 {
 	struct mig_source_config cfg = config(MIG_MODE_HYBRID);
@@ -218,6 +251,8 @@ int main(void)
 		cmocka_unit_test(test_bandwidth_limit_counts),
 		cmocka_unit_test(test_another_bandwidth_limit_is_another_line),
 		cmocka_unit_test(test_hybrid_gives_up_when_nothing_is_gained),
+		cmocka_unit_test(test_hybrid_gives_up_on_what_it_foresees),
+		cmocka_unit_test(test_what_is_foreseen),
 		cmocka_unit_test(test_hybrid_is_bounded_even_when_it_gains),
 		cmocka_unit_test(test_precopy_never_goes_postcopy),
 	};
