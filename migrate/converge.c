@@ -12,6 +12,8 @@
 /* ...or this many such rounds, or rounds at all, and hybrid stops trying. */
 #define STALLED_MAX 2
 #define ROUNDS_MAX  12
+/* A window that just began says nothing: of the last one it has to be this part. */
+#define RUNNING_PART 5
 /* Before a stop has been seen: a kick and its answer, on a host with work. */
 #define FIRST_STOP_US 500
 /* Of what the costs leave of the limit, kept for what nobody foresaw. */
@@ -117,30 +119,49 @@ static bool fits(const struct mig_converge *c, uint64_t pages)
 }
 
 bool mig_converge_window(struct mig_converge *c, uint64_t written_pages,
-			 uint64_t window_us, uint64_t left_pages)
+			 uint64_t window_us, double next_us)
 {
-	if ((double)window_us < send_time_us(c, left_pages))
+	c->running = (struct mig_window){ written_pages, window_us };
+	if ((double)window_us < next_us)
 		return false;
-	c->window_pages = written_pages;
-	c->window_us = window_us;
+	c->closed = c->running;
+	c->running = (struct mig_window){ 0 };
 	return true;
 }
 
 /*
- * Would a round over these pages leave little less? In a part of the window the
- * guest wrote at least that part of the different pages it wrote in the whole.
+ * Pages that will have been written again after us, if the guest goes on like this.
+ * In a part of a window it wrote at least that part of the window's different pages;
+ * the running one tells whether it still does.
+ */
+static double foreseen_pages(const struct mig_converge *c, double us)
+{
+	const struct mig_window *w = &c->closed, *now = &c->running;
+	double pages = (double)w->pages, most;
+
+	if (us < (double)w->us)
+		pages *= us / (double)w->us;
+	if (now->us == 0 || now->us < w->us / RUNNING_PART)
+		return pages;
+	most = (double)now->pages * us / (double)now->us;
+	return most < pages ? most : pages;
+}
+
+/*
+ * Would a round over these pages leave little less? Reckoned with what the line did
+ * on the whole, not at its worst: giving up is the step that cannot be undone.
  */
 static bool is_hopeless(const struct mig_converge *c, uint64_t pages)
 {
-	double us = send_time_us(c, pages);
-	double left = (double)c->window_pages;
+	double bytes_per_us, left;
 
-	if (c->window_us == 0)
+	if (c->closed.us == 0 || c->flow_is_mixed || c->flow_us <= 0)
 		return false;
-	if (us < (double)c->window_us)
-		left *= us / (double)c->window_us;
+	bytes_per_us = c->flow_bytes / c->flow_us;
+	left = foreseen_pages(c,
+			      (double)pages * PROTO_PAGE_BYTES / bytes_per_us);
 	return left * GAIN_DEN > (double)pages * GAIN_NUM &&
-	       !fits(c, (uint64_t)left);
+	       left * PROTO_PAGE_BYTES > limit_us(c) * bytes_per_us;
 }
 
 static bool has_stalled(const struct mig_converge *c)
@@ -152,7 +173,8 @@ enum mig_next mig_converge_next(struct mig_converge *c, uint64_t dirty_pages)
 {
 	bool hopeless = is_hopeless(c, dirty_pages);
 
-	c->window_us = 0; /* it tells about the round that comes next only */
+	/* They tell about the round that comes next only. */
+	c->closed = c->running = (struct mig_window){ 0 };
 	if (fits(c, dirty_pages))
 		return MIG_SWITCH_PRECOPY;
 	if (c->rounds > 0 && dirty_pages * GAIN_DEN > c->last_pages * GAIN_NUM)

@@ -39,8 +39,11 @@ struct mig_converge {
 	double last;    /* and of the last */
 	uint64_t flow_limit; /* max_bandwidth when these were measured */
 	bool flow_is_mixed;  /* or partly, while another held */
-	uint64_t window_pages,
-		window_us; /* what was written, until it is used */
+	/* What was written, until the next decision. */
+	struct mig_window {
+		uint64_t pages; /* different ones */
+		uint64_t us;
+	} closed, running;
 	uint64_t last_pages;
 	unsigned int rounds;
 	unsigned int stalled; /* rounds in a row that gained little */
@@ -53,15 +56,15 @@ void mig_converge_init(struct mig_converge *c,
  * each smaller measurement: a host that was busy a moment ago still is.
  */
 void mig_converge_cost(struct mig_converge *c, enum mig_cost cost, uint64_t us);
-/* A round, or a long part of one, sent so many bytes in that time. */
+/* A round sent so many bytes in that time. */
 void mig_converge_flow(struct mig_converge *c, uint64_t bytes, uint64_t us);
 /*
  * written_pages different pages were written in the last window_us, while a round
- * went on that has left_pages for the next one by now. True when that is as long
- * as the next one would take: this says what it would leave. Begin another window.
+ * went on. next_us: how long the next one would take by now, as this one goes. True
+ * when the window was as long as that: it is noted, and another one shall begin.
  */
 bool mig_converge_window(struct mig_converge *c, uint64_t written_pages,
-			 uint64_t window_us, uint64_t left_pages);
+			 uint64_t window_us, double next_us);
 /* dirty_pages are left after a round. */
 enum mig_next mig_converge_next(struct mig_converge *c, uint64_t dirty_pages);
 /*

@@ -1,7 +1,7 @@
 /*
  * migrate/crew.h: a fixed set of threads that do one job at a time together.
  *
- * Life:    start, (run, wait)*, free. Between jobs the threads sleep.
+ * Life:    start, (run, wait_us*, wait)*, free. Between jobs the threads sleep.
  * Threads: all calls by one thread. The job runs once on each member, with its
  *          index; what it returns is collected by wait (the first error).
  */

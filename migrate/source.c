@@ -65,6 +65,15 @@ int mig_source_step(struct mig_source *s, enum mig_event ev)
 	return ret;
 }
 
+void mig_source_note_throughput(struct mig_source *s, uint64_t us)
+{
+	double bytes = (double)atomic_load(&s->bytes_sent);
+
+	if (us > 0)
+		MIG_SOURCE_STAT(s, throughput_bytes_per_s,
+				(uint64_t)(bytes * 1e6 / (double)us));
+}
+
 /* ---- after the token ---- */
 
 static void note_faults(struct mig_source *s, const Vmmd__Complete *msg)
@@ -81,15 +90,13 @@ static void note_faults(struct mig_source *s, const Vmmd__Complete *msg)
 
 static void note_postcopy(struct mig_source *s, uint64_t begin_us)
 {
-	uint64_t spent_us = mig_now_us() - begin_us, us;
+	uint64_t us;
 
 	pthread_mutex_lock(&s->lock);
-	s->stats.postcopy_us += spent_us;
+	s->stats.postcopy_us += mig_now_us() - begin_us;
 	us = s->flow_us + s->stats.postcopy_us;
-	if (us > 0)
-		s->stats.throughput_bytes_per_s = atomic_load(&s->bytes_sent) *
-						  1000000 / us;
 	pthread_mutex_unlock(&s->lock);
+	mig_source_note_throughput(s, us);
 }
 
 /* Only the peer's word lets go of the memory here: never an end of file. */

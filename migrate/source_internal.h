@@ -67,16 +67,16 @@ struct mig_source {
 
 	/* Source thread; while a job runs its crew's, each its own stripes. */
 	struct mig_tracker *tracker;
-	uint64_t *todo; /* what this round has yet to send */
-	uint64_t *sent; /* ever sent: those need no populated check */
+	uint64_t *todo;  /* what this round has yet to send */
+	uint64_t *later; /* what looks left to the next: no job changes it */
+	uint64_t *sent;  /* ever sent: those need no populated check */
 
 	/* Source thread. */
 	struct mig_crew *crew; /* one member per data channel */
 	uint64_t *dirty;       /* what the last sync reported */
-	uint64_t *later;       /* what looks in this round left to the next */
-	uint64_t *window;      /* written since window_begin_us */
+	uint64_t *window;      /* written since window_begin_us (0: no look) */
 	uint64_t window_begin_us;
-	uint64_t *scratch;     /* populated scan */
+	uint64_t *scratch; /* populated scan */
 	uint64_t barrier;
 	bool sends_ahead; /* the receiver understands AHEAD */
 	bool gave_disks;  /* their locks: the receiver may have them */
@@ -116,6 +116,8 @@ struct mig_source {
 /* source.c. step: source thread; tells the owner. */
 int mig_source_step(struct mig_source *s, enum mig_event ev);
 void mig_source_say(struct mig_source *s, const char *why);
+/* All that was sent until now took so long. */
+void mig_source_note_throughput(struct mig_source *s, uint64_t us);
 /* For want of a better reason. */
 void mig_source_say_errno(struct mig_source *s, int ret);
 /* One more sentence behind the first reason. */
@@ -138,6 +140,8 @@ int mig_source_first_round(struct mig_source *s);
 /* Rounds until the rest fits into the downtime, or (*ret_postcopy) never will. */
 int mig_source_precopy(struct mig_source *s, bool *ret_postcopy);
 /* What was written since the last sync into dirty. */
+int mig_source_fetch(struct mig_source *s);
+/* The same, as a pause would: its time is what a pause is reckoned with. */
 int mig_source_sync(struct mig_source *s);
 /* Joins dirty and later to what todo still holds; how many pages that makes. */
 uint64_t mig_source_next_todo(struct mig_source *s);
@@ -148,6 +152,8 @@ uint64_t mig_source_next_todo(struct mig_source *s);
  * the rest when postcopy was asked for.
  */
 int mig_source_round(struct mig_source *s, uint64_t pages);
+/* The sync after the round: what it reported belongs to what looks have seen. */
+void mig_source_note_last_window(struct mig_source *s);
 
 /* source_switch.c: *ret_done false: the guest was revived, precopy goes on. */
 int mig_source_switchover(struct mig_source *s, bool postcopy, bool *ret_done);

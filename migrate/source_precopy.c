@@ -44,7 +44,7 @@ static void note_sync(struct mig_source *s, uint64_t us)
 	pthread_mutex_unlock(&s->lock);
 }
 
-int mig_source_sync(struct mig_source *s)
+int mig_source_fetch(struct mig_source *s)
 {
 	uint64_t begin_us = mig_now_us();
 	size_t words = bitmap_words(s->ram_pages);
@@ -53,8 +53,14 @@ int mig_source_sync(struct mig_source *s)
 	memset(s->dirty, 0, words * sizeof(*s->dirty));
 	ret = mig_tracker_sync(s->tracker, s->dirty);
 	note_sync(s, mig_now_us() - begin_us);
-	if (ret == 0)
-		ret = drop_unpopulated(s);
+	return ret < 0 ? ret : drop_unpopulated(s);
+}
+
+int mig_source_sync(struct mig_source *s)
+{
+	uint64_t begin_us = mig_now_us();
+	int ret = mig_source_fetch(s);
+
 	mig_converge_cost(&s->converge, MIG_COST_SYNC, mig_now_us() - begin_us);
 	return ret;
 }
@@ -101,6 +107,7 @@ int mig_source_precopy(struct mig_source *s, bool *ret_postcopy)
 		ret = mig_source_sync(s);
 		if (ret < 0)
 			return ret;
+		mig_source_note_last_window(s);
 		dirty_pages = mig_source_next_todo(s);
 		if (mig_session_broken(s->session))
 			return -ECANCELED;

@@ -1,5 +1,6 @@
 #include "migrate/source_internal.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "migrate/clock.h"
@@ -15,7 +16,77 @@
  */
 
 /* A look costs a sync and a batch cut short: rounds shorter than this have none. */
-#define LOOK_EVERY_US 500000
+#define LOOK_EVERY_US UINT64_C(500000)
+/* And the guest a fault for each page that it writes again: a twentieth at most. */
+#define LOOK_SHARE 20
+/* Told to take as long as so many looks, a round is watched from its beginning. */
+#define LONG_LOOKS 4
+/* What KVM watches again in one go, under its MMU lock: 64 MiB. */
+#define PIECE_PAGES UINT64_C(16384)
+
+/* The round that goes on; the source thread's. */
+struct round {
+	uint64_t begin_us;
+	uint64_t begin_bytes;
+	uint64_t look_every_us;
+	bool watched; /* all of todo: a report is of a store since */
+};
+
+static int rearm(struct mig_source *s, const uint64_t *map)
+{
+	uint64_t first, end;
+	int ret = 0;
+
+	for (first = 0; ret == 0 && first < s->ram_pages; first = end) {
+		end = first + PIECE_PAGES;
+		if (end > s->ram_pages)
+			end = s->ram_pages;
+		if (bitmap_next_set(map, first, end) < end)
+			ret = mig_tracker_rearm(s->tracker, map, first,
+						end - first);
+	}
+	return ret;
+}
+
+static void begin_window(struct mig_source *s)
+{
+	memset(s->window, 0, bitmap_words(s->ram_pages) * sizeof(*s->window));
+	s->window_begin_us = mig_now_us();
+}
+
+/* What was written since the window began, with what was just reported. */
+static uint64_t window_pages(struct mig_source *s)
+{
+	size_t i, words = bitmap_words(s->ram_pages);
+
+	for (i = 0; i < words; i++)
+		s->window[i] |= s->dirty[i];
+	return bitmap_count(s->window, s->ram_pages);
+}
+
+/* The window ends when it is as long as the next round would be by now. */
+static void note_window(struct mig_source *s, const struct round *r)
+{
+	uint64_t now_us = mig_now_us();
+	uint64_t bytes = atomic_load(&s->bytes_sent) - r->begin_bytes;
+	double left = (double)bitmap_count(s->later, s->ram_pages) *
+		      VM_PAGE_BYTES;
+	double next_us = left * (double)(now_us - r->begin_us) /
+			 (double)(bytes + 1);
+
+	if (mig_converge_window(&s->converge, window_pages(s),
+				now_us - s->window_begin_us, next_us))
+		begin_window(s);
+}
+
+void mig_source_note_last_window(struct mig_source *s)
+{
+	if (s->window_begin_us == 0)
+		return;
+	mig_converge_window(&s->converge, window_pages(s),
+			    mig_now_us() - s->window_begin_us, INFINITY);
+	s->window_begin_us = 0;
+}
 
 /* What of todo was written since it is watched goes to later. */
 static void defer_written(struct mig_source *s)
@@ -28,18 +99,11 @@ static void defer_written(struct mig_source *s)
 							s->dirty[i]);
 		s->todo[i] &= ~s->dirty[i];
 		s->later[i] |= s->dirty[i];
-		s->window[i] |= s->dirty[i];
 	}
 	atomic_fetch_sub(&s->left_pages, pages);
 	pthread_mutex_lock(&s->lock);
 	s->stats.pages_deferred += pages;
 	pthread_mutex_unlock(&s->lock);
-}
-
-static void begin_window(struct mig_source *s)
-{
-	memset(s->window, 0, bitmap_words(s->ram_pages) * sizeof(*s->window));
-	s->window_begin_us = mig_now_us();
 }
 
 /*
@@ -49,89 +113,99 @@ static void begin_window(struct mig_source *s)
 static int first_look(struct mig_source *s)
 {
 	size_t i, words = bitmap_words(s->ram_pages);
-	int ret;
 
-	ret = mig_source_sync(s);
-	if (ret < 0)
-		return ret;
 	for (i = 0; i < words; i++)
 		s->later[i] |= s->dirty[i] & ~s->todo[i];
 	begin_window(s);
-	ret = mig_tracker_rearm(s->tracker, s->todo, 0, s->ram_pages);
-	if (ret < 0)
-		return ret;
-	return mig_tracker_rearm(s->tracker, s->later, 0, s->ram_pages);
+	return rearm(s, s->todo);
 }
 
-/* Watched again although it is not read yet: is it written all the time? */
-static int look_again(struct mig_source *s)
+static int look(struct mig_source *s, struct round *r)
 {
-	int ret = mig_source_sync(s);
+	bool again = r->watched;
+	uint64_t begin_us = mig_now_us(), us;
+	int ret;
 
+	ret = mig_source_fetch(s);
 	if (ret < 0)
 		return ret;
-	defer_written(s);
-	if (mig_converge_window(&s->converge,
-				bitmap_count(s->window, s->ram_pages),
-				mig_now_us() - s->window_begin_us,
-				bitmap_count(s->later, s->ram_pages)))
-		begin_window(s);
-	return mig_tracker_rearm(s->tracker, s->dirty, 0, s->ram_pages);
+	if (again) {
+		defer_written(s);
+		note_window(s, r);
+	} else {
+		ret = first_look(s);
+		r->watched = true;
+	}
+	/* Is it written all the time? Nobody else wants to know. */
+	if (ret == 0 && s->cfg.mode == MIG_MODE_HYBRID)
+		ret = rearm(s, again ? s->dirty : s->later);
+	us = (mig_now_us() - begin_us) * LOOK_SHARE;
+	r->look_every_us = us > LOOK_EVERY_US ? us : LOOK_EVERY_US;
+	return ret;
 }
 
 /* The crew sends until it is through, or it is time to look (*ret_look). */
-static int send_for_a_while(struct mig_source *s, bool *ret_look)
+static int send_for_a_while(struct mig_source *s, const struct round *r,
+			    bool *ret_look)
 {
-	uint64_t begin_us = mig_now_us();
-	uint64_t begin_bytes = atomic_load(&s->bytes_sent);
-	uint64_t us;
+	bool in_time;
 	int ret;
 
 	mig_source_send_todo(s);
-	*ret_look = mig_phase(&s->phases) == MIG_PRECOPY &&
-		    !mig_crew_wait_us(s->crew, LOOK_EVERY_US);
-	atomic_store(&s->look_now, *ret_look);
+	in_time = mig_phase(&s->phases) != MIG_PRECOPY ||
+		  mig_crew_wait_us(s->crew, r->look_every_us);
+	atomic_store(&s->look_now, !in_time);
 	ret = mig_crew_wait(s->crew);
 	atomic_store(&s->look_now, false);
-	us = mig_now_us() - begin_us;
-	mig_converge_flow(&s->converge,
-			  atomic_load(&s->bytes_sent) - begin_bytes, us);
-	s->flow_us += us;
+	*ret_look = !in_time && atomic_load(&s->left_pages) > 0 &&
+		    !atomic_load(&s->postcopy_now);
 	return ret;
 }
 
 /* By the limit that it was told. */
 static bool takes_long(const struct mig_source *s, uint64_t pages)
 {
-	uint64_t limit = atomic_load(&s->converge.max_bandwidth);
+	double limit = (double)atomic_load(&s->converge.max_bandwidth);
+	double bytes = (double)pages * VM_PAGE_BYTES;
 
-	return limit != 0 && (double)(pages * VM_PAGE_BYTES) / (double)limit >
-				     4e-6 * LOOK_EVERY_US;
+	return limit > 0 && bytes / limit * 1e6 > LONG_LOOKS * LOOK_EVERY_US;
+}
+
+static int send_all(struct mig_source *s, struct round *r, uint64_t pages)
+{
+	bool look_now = mig_phase(&s->phases) == MIG_PRECOPY &&
+			takes_long(s, pages);
+	int ret = 0;
+
+	do {
+		if (look_now)
+			ret = look(s, r);
+		if (ret == 0)
+			ret = send_for_a_while(s, r, &look_now);
+	} while (ret == 0 && look_now);
+	return ret;
 }
 
 int mig_source_round(struct mig_source *s, uint64_t pages)
 {
-	bool look = mig_phase(&s->phases) == MIG_PRECOPY &&
-		    takes_long(s, pages);
-	bool watched = false;
-	int ret = 0;
+	struct round r = {
+		.begin_us = mig_now_us(),
+		.begin_bytes = atomic_load(&s->bytes_sent),
+		.look_every_us = LOOK_EVERY_US,
+	};
+	uint64_t us;
+	int ret;
 
 	pthread_mutex_lock(&s->lock);
 	s->stats.rounds++;
 	s->stats.total_pages = pages;
 	pthread_mutex_unlock(&s->lock);
 	atomic_store(&s->left_pages, pages);
-	do {
-		if (look) {
-			ret = watched ? look_again(s) : first_look(s);
-			watched = true;
-		}
-		if (ret == 0)
-			ret = send_for_a_while(s, &look);
-	} while (ret == 0 && look && !atomic_load(&s->postcopy_now));
-	if (s->flow_us > 0)
-		MIG_SOURCE_STAT(s, throughput_bytes_per_s,
-				atomic_load(&s->bytes_sent) * 1000000 /
-					s->flow_us);
+	ret = send_all(s, &r, pages);
+	us = mig_now_us() - r.begin_us;
+	mig_converge_flow(&s->converge,
+			  atomic_load(&s->bytes_sent) - r.begin_bytes, us);
+	s->flow_us += us;
+	mig_source_note_throughput(s, s->flow_us);
 	return ret;
 }

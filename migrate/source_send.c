@@ -49,9 +49,8 @@ void mig_sender_free(struct mig_sender *x)
 }
 
 /*
- * What this round does not send goes by postcopy, or after a look. Never in the
- * pause of a switch by precopy, which has to send everything; no round sees the
- * phase change.
+ * What this round does not send goes by postcopy. Never in the pause of a switch
+ * by precopy, which has to send everything; no round sees the phase change.
  */
 static bool goes_by_postcopy(const struct mig_source *s)
 {
@@ -59,11 +58,11 @@ static bool goes_by_postcopy(const struct mig_source *s)
 	       mig_phase(&s->phases) == MIG_PRECOPY;
 }
 
+/* Or this round goes on after a look, which there is none of in a pause either. */
 static bool cut_short(const struct mig_source *s)
 {
-	return goes_by_postcopy(s) ||
-	       (atomic_load_explicit(&s->look_now, memory_order_relaxed) &&
-		mig_phase(&s->phases) == MIG_PRECOPY);
+	return atomic_load_explicit(&s->look_now, memory_order_relaxed) ||
+	       goes_by_postcopy(s);
 }
 
 /* A look waits for what is owed: it is no reason to break the limit. */
@@ -184,7 +183,7 @@ int mig_sender_flush(struct mig_sender *x)
 	return ret < 0 ? ret : flush_zero(x);
 }
 
-/* All of it is to be sent, for the first time, and likely not as zeros. */
+/* All of it is to be sent, for the first time, and likely not as zeros. Or later. */
 static bool is_whole(const struct mig_source *s, uint64_t first, uint64_t end)
 {
 	uint64_t word;
@@ -194,7 +193,8 @@ static bool is_whole(const struct mig_source *s, uint64_t first, uint64_t end)
 	    proto_page_is_zero(page_hva(s, end - 1)))
 		return false;
 	for (word = first / 64; word < end / 64; word++) {
-		if (~s->todo[word] != 0 || s->sent[word] != 0)
+		if (~(s->todo[word] | s->later[word]) != 0 ||
+		    s->sent[word] != 0)
 			return false;
 	}
 	return true;

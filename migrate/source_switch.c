@@ -209,8 +209,8 @@ static bool too_much(struct mig_source *s, uint64_t pages)
 				     mig_now_us() - s->stopped_us);
 }
 
-/* The guest runs on, and what would have been its downtime is another round. */
-static int revive(struct mig_source *s, uint64_t pages)
+/* The guest runs on. */
+static int revive(struct mig_source *s)
 {
 	int ret = mig_source_step(s, ON_REVIVED);
 
@@ -221,7 +221,7 @@ static int revive(struct mig_source *s, uint64_t pages)
 	pthread_mutex_lock(&s->lock);
 	note_pause(s);
 	pthread_mutex_unlock(&s->lock);
-	return mig_source_round(s, pages);
+	return 0;
 }
 
 /*
@@ -282,7 +282,7 @@ static int switch_over(struct mig_source *s, bool postcopy, bool *ret_done)
 	if (!postcopy && too_much(s, pages)) {
 		if (s->cfg.mode == MIG_MODE_PRECOPY) {
 			*ret_done = false;
-			return revive(s, pages);
+			return revive(s);
 		}
 		postcopy = true;
 	}
@@ -298,5 +298,8 @@ int mig_source_switchover(struct mig_source *s, bool postcopy, bool *ret_done)
 	ret = switch_over(s, postcopy, ret_done);
 	mig_crew_urgent(s->crew, false);
 	vm_thread_urgent(pthread_self(), false);
+	/* What would have been its downtime is another round. */
+	if (ret == 0 && !*ret_done)
+		ret = mig_source_round(s, bitmap_count(s->todo, s->ram_pages));
 	return ret;
 }

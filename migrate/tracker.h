@@ -36,8 +36,8 @@ int mig_tracker_stop(struct mig_tracker *t);
 /* OR into bitmap, one bit per page of RAM. */
 int mig_tracker_sync(struct mig_tracker *t, uint64_t *bitmap);
 /*
- * The set bits of bitmap in [first_page, first_page + nr_pages) are about to be
- * read: watch them again. Bounds are multiples of 64 or the end of RAM.
+ * The set bits of bitmap in [first_page, first_page + nr_pages) are to be read, now
+ * or later: watch them again. Bounds are multiples of 64 or the end of RAM.
  */
 int mig_tracker_rearm(struct mig_tracker *t, const uint64_t *bitmap,
 		      uint64_t first_page, uint64_t nr_pages);

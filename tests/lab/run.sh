@@ -69,6 +69,7 @@ wrong_usage() {
 }
 
 clean_up() {
+	trap "" HUP INT TERM # told twice: no reason to leave anything
 	if [ -n "$qemu_pid" ]; then
 		kill -KILL "$qemu_pid" 2>/dev/null
 		wait "$qemu_pid" 2>/dev/null

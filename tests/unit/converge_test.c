@@ -181,37 +181,96 @@ static void test_hybrid_gives_up_when_nothing_is_gained(void **state)
 	assert_true(rounds >= 2);
 }
 
-/* 1 GB/s: 250000 pages take 1.024 s. What was written in such a time is 80 %. */
-static void test_hybrid_gives_up_on_what_it_foresees(void **state)
+/* Over a slow line: 100 MB/s, so 25000 pages take 1.024 s. */
+static struct mig_converge slow(void)
 {
 	struct mig_source_config cfg = config(MIG_MODE_HYBRID);
-	struct mig_converge c = fast(&cfg);
+	struct mig_converge c;
 
-	(void)state;
-	assert_false(mig_converge_window(&c, 200000, 1000000, 250000));
-	assert_int_equal(mig_converge_next(&c, 250000), MIG_ANOTHER_ROUND);
-	assert_true(mig_converge_window(&c, 200000, 1100000, 250000));
-	assert_int_equal(mig_converge_next(&c, 250000), MIG_SWITCH_POSTCOPY);
+	mig_converge_init(&c, &cfg);
+	mig_converge_flow(&c, 1000000000, 10000000);
+	return c;
 }
 
-/* What a window says holds for one round, and for its part of one that is shorter. */
-static void test_what_is_foreseen(void **state)
+static void test_a_window_is_as_long_as_the_next_round(void **state)
 {
-	struct mig_source_config cfg = config(MIG_MODE_HYBRID);
-	struct mig_converge c = fast(&cfg);
+	struct mig_converge c = slow();
 
 	(void)state;
-	/* Twice as long: half as many, 40 % of what this round would send. */
-	assert_true(mig_converge_window(&c, 200000, 2048000, 250000));
-	assert_int_equal(mig_converge_next(&c, 250000), MIG_ANOTHER_ROUND);
-	/* Used up. */
-	assert_true(mig_converge_window(&c, 100000, 1024000, 100000));
-	assert_int_equal(mig_converge_next(&c, 150000), MIG_ANOTHER_ROUND);
-	assert_int_equal(mig_converge_next(&c, 100000), MIG_ANOTHER_ROUND);
-	/* So little that it fits. */
-	c = fast(&cfg);
-	assert_true(mig_converge_window(&c, 3500, 1000000, 4000));
-	assert_int_equal(mig_converge_next(&c, 4000), MIG_ANOTHER_ROUND);
+	assert_false(mig_converge_window(&c, 20000, 1000000, 1e6 + 1));
+	assert_int_equal(mig_converge_next(&c, 25000), MIG_ANOTHER_ROUND);
+	assert_true(mig_converge_window(&c, 20000, 1000000, 1e6));
+	assert_int_equal(mig_converge_next(&c, 25000), MIG_SWITCH_POSTCOPY);
+}
+
+struct forecast {
+	struct mig_window closed, running;
+	uint64_t pages;
+	enum mig_next next;
+};
+
+static void test_hybrid_gives_up_on_what_it_foresees(void **state)
+{
+	static const struct forecast forecasts[] = {
+		/* 80 % again, and 60 %. */
+		{ { 20000, 1024000 }, { 0, 0 }, 25000, MIG_SWITCH_POSTCOPY },
+		{ { 15000, 1024000 }, { 0, 0 }, 25000, MIG_ANOTHER_ROUND },
+		/* Twice as long as the round: half of it holds. */
+		{ { 20000, 2048000 }, { 0, 0 }, 25000, MIG_ANOTHER_ROUND },
+		{ { 40000, 2048000 }, { 0, 0 }, 25000, MIG_SWITCH_POSTCOPY },
+		/* A burst that is over; one that goes on; who knows. */
+		{ { 25000, 1024000 }, { 9, 500000 }, 25000, MIG_ANOTHER_ROUND },
+		{ { 25000, 1024000 },
+		  { 12000, 500000 },
+		  25000,
+		  MIG_SWITCH_POSTCOPY },
+		{ { 25000, 1024000 },
+		  { 9, 100000 },
+		  25000,
+		  MIG_SWITCH_POSTCOPY },
+		/* So little that it fits into the pause. */
+		{ { 480, 1000000 }, { 0, 0 }, 500, MIG_ANOTHER_ROUND },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(forecasts) / sizeof(*forecasts); i++) {
+		const struct forecast *f = &forecasts[i];
+		struct mig_converge c = slow();
+
+		mig_converge_window(&c, f->closed.pages, f->closed.us, 0);
+		if (f->running.us > 0)
+			mig_converge_window(&c, f->running.pages, f->running.us,
+					    1e9);
+		print_message("%zu\n", i);
+		assert_int_equal(mig_converge_next(&c, f->pages), f->next);
+	}
+}
+
+static void test_a_forecast_is_for_one_round(void **state)
+{
+	struct mig_converge c = slow();
+
+	(void)state;
+	assert_true(mig_converge_window(&c, 15000, 1000000, 0));
+	assert_int_equal(mig_converge_next(&c, 25000), MIG_ANOTHER_ROUND);
+	assert_int_equal(mig_converge_next(&c, 15000), MIG_ANOTHER_ROUND);
+}
+
+/* What the line did under another limit, or for a moment only, is no reason. */
+static void test_a_line_at_its_worst_is_not_given_up(void **state)
+{
+	struct mig_converge c = slow();
+
+	(void)state;
+	mig_converge_flow(&c, 2000000,
+			  1000000); /* stood still for most of it */
+	assert_true(mig_converge_window(&c, 40000, 6000000, 0));
+	assert_int_equal(mig_converge_next(&c, 50000), MIG_ANOTHER_ROUND);
+	c = slow();
+	c.max_bandwidth = 1000000;
+	mig_converge_flow(&c, 2000000, 1000000);
+	assert_true(mig_converge_window(&c, 25000, 1000000, 0));
+	assert_int_equal(mig_converge_next(&c, 25000), MIG_ANOTHER_ROUND);
 }
 
 static void test_hybrid_is_bounded_even_when_it_gains(void **state)
@@ -252,7 +311,9 @@ int main(void)
 		cmocka_unit_test(test_another_bandwidth_limit_is_another_line),
 		cmocka_unit_test(test_hybrid_gives_up_when_nothing_is_gained),
 		cmocka_unit_test(test_hybrid_gives_up_on_what_it_foresees),
-		cmocka_unit_test(test_what_is_foreseen),
+		cmocka_unit_test(test_a_window_is_as_long_as_the_next_round),
+		cmocka_unit_test(test_a_forecast_is_for_one_round),
+		cmocka_unit_test(test_a_line_at_its_worst_is_not_given_up),
 		cmocka_unit_test(test_hybrid_is_bounded_even_when_it_gains),
 		cmocka_unit_test(test_precopy_never_goes_postcopy),
 	};
