@@ -310,17 +310,19 @@ static void vsock_kicked(struct virtio_device *v, struct virtio_queue *q)
 static void on_connecting(struct ev_loop *loop, ev_io *w, int revents)
 {
 	struct virtio_vsock *s = w->data;
-	struct vsock_conn *c = NULL;
-	int fd = -1;
+	struct vsock_conn *c;
+	int fd;
 
 	(void)revents;
-	if (s->nr_conns < VSOCK_CONNS_MAX)
-		fd = accept4(s->listen_fd, NULL, NULL,
-			     SOCK_NONBLOCK | SOCK_CLOEXEC);
-	if (fd >= 0)
-		c = vsock_conn_new(s, fd, VSOCK_GREETING);
-	else if (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR)
+	if (s->nr_conns == VSOCK_CONNS_MAX) {
+		ev_io_stop(loop, w);
 		return;
+	}
+	fd = accept4(s->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	if (fd < 0 &&
+	    (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR))
+		return;
+	c = fd >= 0 ? vsock_conn_new(s, fd, VSOCK_GREETING) : NULL;
 	if (!c) {
 		ev_io_stop(loop, w);
 		return;

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from vmmd import (ATTENTION, DONE, FAILED, GUEST_ELF, SANITIZER, USAGE, Command,
-                  wait_until)
+from vmmd import (ATTENTION, DONE, FAILED, GUEST_ELF, PATIENCE_S, SANITIZER,
+                  USAGE, Command, wait_until)
 
 BUSY = "mem=8M work=dirty hb=50"
 LINE_MAX = 600  # what still is a line
@@ -303,7 +303,7 @@ def test_control_socket(host, request_line):
     """Whatever is written to the socket: an answer or an end, and no harm."""
     guest = host.run(BUSY)
     with socket.socket(socket.AF_UNIX) as control:
-        control.settimeout(10)
+        control.settimeout(PATIENCE_S)
         control.connect(str(host.run_dir / f"{guest.vmm.name}.sock"))
         try:
             control.sendall(request_line)
@@ -390,10 +390,11 @@ def test_migrate_to_what_is_not_vmmd(host, talk):
 
 def test_migrate_to_nobody(host):
     guest = host.run(BUSY).wait_ready()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    complains(host.vmmd("migrate", guest.vmm.name, f"tcp://127.0.0.1:{port}",
-                        check=False), "refused", status=(FAILED,))
+    with socket.socket() as taken:  # nobody listens, and nobody else will
+        taken.bind(("127.0.0.1", 0))
+        uri = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        complains(host.vmmd("migrate", guest.vmm.name, uri, check=False),
+                  "refused", status=(FAILED,))
     guest.verify()
 
 
@@ -401,11 +402,11 @@ def test_migrate_to_itself_and_to_a_full_house(host):
     """A receiver serves one session: the second is told, the first goes on."""
     first, second = host.run(BUSY).wait_ready(), host.run(BUSY).wait_ready()
     destination = host.receive()
-    move = host.start_migrate(first, destination.uri, "--max-bandwidth",
-                              4 << 20)
-    first.vmm.wait_state("migrating")
+    move = host.start_migrate(first, destination.uri, "--max-bandwidth", 4096)
+    first.vmm.wait_phase("precopy")  # it has the receiver, and stays there
     complains(host.vmmd("migrate", second.vmm.name, destination.uri,
                         check=False), status=(FAILED,))
+    host.vmmd("adjust", first.vmm.name, "--max-bandwidth", 0)
     result = move.wait()
     assert result.status == DONE, result
     first.moved_to(destination)
@@ -649,12 +650,16 @@ def test_serial_file_on_a_full_disk(host, small_disk):
                       "64M", "--cmdline", BUSY, "--serial",
                       f"file:{small_disk / 'serial'}"],
                      stderr=subprocess.DEVNULL)
-    time.sleep(1)
+    def running():
+        status = host.vmmd("status", "x", "--json", check=False)
+        return status.status == DONE and status.json["state"] == "running"
+
+    wait_until(lambda: vmm.poll() is not None or running(), "it runs or ends")
     if vmm.poll() is None:
-        state = host.vmmd("status", "x", "--json").json["state"]
+        time.sleep(1)  # to say something
+        assert running()
         host.vmmd("stop", "x", "--force")
-        assert state == "running"
-    assert vmm.wait() in (DONE, FAILED)
+    assert vmm.wait(PATIENCE_S) in (DONE, FAILED)
 
 
 # -- hosts
@@ -671,7 +676,7 @@ def run_wrapped(host, wrapper, *args, preexec_fn=None):
     command = [*wrapper, VMMD, *map(str, args)]
     process = subprocess.run(command, env=host.environment(), text=True,
                              capture_output=True, check=False,
-                             preexec_fn=preexec_fn, timeout=60)
+                             preexec_fn=preexec_fn, timeout=PATIENCE_S)
     if "unshare" in process.stderr or "mount:" in process.stderr:
         pytest.skip(f"no mount namespace here: {process.stderr.strip()}")
     return Result(args, process.returncode, process.stdout, process.stderr)

@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 
 from proxy import Proxy
-from vmmd import ATTENTION, DONE, FAILED, MIB, wait_until
+from vmmd import ATTENTION, DONE, FAILED, FIT, MIB, wait_until
 
 BUSY = "mem=16M work=dirty hb=50"
-FIT = ("--downtime-limit", "500")
+RESTING = "mem=16M work=fill hb=50"  # faults in next to nothing by itself
 SLOW = ("--max-bandwidth", 16 * MIB)
 STALL_S = 5
 
@@ -48,7 +48,10 @@ def reaches(point):
     if point == "round1":
         return ("--mode", "hybrid", *SLOW)
     if point == "round2":  # after a first one too short to foresee the end
-        return ("--mode", "hybrid", "--max-bandwidth", 64 * MIB)
+        return ("--mode", "hybrid", "--downtime-limit", 0,
+                "--max-bandwidth", 64 * MIB)
+    if point == "after-token":  # all pages are over there when it dies
+        return ("--mode", "precopy", "--downtime-limit", 5000)
     if point in ("postcopy", "drained"):
         return ("--mode", "postcopy", *SLOW)
     return ("--mode", "hybrid", *FIT)
@@ -245,22 +248,22 @@ def test_cut_at_any_byte(host):
 @pytest.mark.parametrize("link", range(4))
 def test_one_connection_of_a_postcopy_cut(host, link):
     """Control, two data channels, faults: losing any pauses, none is fatal."""
-    guest = host.run("mem=16M work=dirty hb=50").wait_ready()
+    guest = host.run(RESTING).wait_ready()
     destination = host.receive()
     proxy = proxied(host, destination)
     move = host.start_migrate(guest, proxy.uri, "--mode", "postcopy",
-                              "--channels", 2, "--max-bandwidth", 4 * MIB)
+                              "--channels", 2, "--max-bandwidth", 2 * MIB)
     destination.wait_phase("postcopy")
     proxy.cut(link)
     settle(host, guest, destination, move.wait(), proxy.uri)
 
 
 def test_cut_again_and_again_in_postcopy(host):
-    guest = host.run("mem=16M work=dirty hb=50").wait_ready()
+    guest = host.run(RESTING).wait_ready()
     destination = host.receive()
     proxy = proxied(host, destination)
     command = host.start_migrate(guest, proxy.uri, "--mode", "postcopy",
-                                 "--max-bandwidth", 4 * MIB)
+                                 "--max-bandwidth", 2 * MIB)
     destination.wait_phase("postcopy")
     for _ in range(5):
         time.sleep(0.3)
@@ -278,7 +281,7 @@ def test_cut_after_a_round_was_cut_short(host):
     guest = host.run("mem=32M work=fill hb=50").wait_ready()
     destination = host.receive()
     proxy = proxied(host, destination)
-    move = host.start_migrate(guest, proxy.uri, "--max-bandwidth", 4 * MIB)
+    move = host.start_migrate(guest, proxy.uri, "--max-bandwidth", 2 * MIB)
     guest.vmm.wait_phase("precopy")
     host.vmmd("adjust", guest.vmm.name, "--postcopy")
     guest.vmm.wait_phase("postcopy")
@@ -321,10 +324,10 @@ def test_stalled_at(host, side, point):
 @pytest.mark.parametrize("phase", ["precopy", "postcopy"])
 def test_stopped_for_five_seconds(host, who, phase):
     """SIGSTOP, as a suspended laptop or a frozen cgroup would."""
-    guest = host.run(BUSY, cpus=2).wait_ready()
+    guest = host.run(RESTING if phase == "postcopy" else BUSY, cpus=2).wait_ready()
     source, destination = guest.vmm, host.receive()
     move = host.start_migrate(guest, destination.uri, "--mode", phase,
-                              "--max-bandwidth", 4 * MIB)
+                              "--max-bandwidth", 2 * MIB)
     source.wait_phase(phase)
     frozen = {"source": [source], "destination": [destination],
               "both": [source, destination]}[who]
@@ -410,6 +413,13 @@ def runs_with_its_disk(host, guest, watch):
     assert watch.locked()
 
 
+def has_gone(host, destination):
+    """One that had said READY keeps the disk, for it waits for the token."""
+    if destination.alive() and destination.state() == "paused-migration":
+        host.vmmd("stop", destination.name, "--force", check=False)
+    return not destination.alive()
+
+
 @pytest.mark.parametrize("action", ["kill", "cut"])
 @pytest.mark.parametrize("side, point", [
     ("source", "unlocked"), ("source", "state-sent"), ("source", "ready"),
@@ -430,10 +440,7 @@ def test_disk_lock_when_the_switch_fails(host, side, point, action):
             return
         assert guest.vmm.wait_exit() == -signal.SIGKILL
         assert destination.serial.read_bytes() == b""
-        # One that had said READY keeps it, for it waits for the token.
-        if destination.alive() and destination.state() == "paused-migration":
-            host.vmmd("stop", destination.name, "--force")
-        destination.wait_exit()
+        wait_until(lambda: has_gone(host, destination), "the receiver's end")
         wait_until(lambda: not watch.locked(), "nobody's disk")
     finally:
         watch.stop()

@@ -222,8 +222,8 @@ def restored(host, kind, directory):
             vmm = host._own("s", ["restore", directory,
                                   *(["--lazy"] if lazy else [])], failure.env)
             # paused-damaged: a page that may be needed could not be had.
-            wait_until(lambda: not vmm.alive() or vmm.state() in
-                       ("running", "paused-damaged"), failure.where)
+            wait_until(lambda: not vmm.alive() or vmm.status().get("arrived") or
+                       vmm.state() == "paused-damaged", failure.where)
             failure.disarm()
             what = f"n={n}: {failure.where()}: {vmm.errors()}"
             if vmm.state() == "running":

@@ -67,11 +67,11 @@ def test_postcopy_now(host):
 
 def test_postcopy_now_with_pages_put_off(host):
     """Written before they were sent: they come by postcopy as the rest does."""
-    guest, destination, move = begin(host, "--max-bandwidth", 8 * MIB,
+    guest, destination, move = begin(host, "--max-bandwidth", 2 * MIB,
                                      work="mem=64M work=dirty rate=500 hb=50",
                                      mem="96M")
     guest.vmm.wait_phase("precopy")
-    time.sleep(2)  # of the eight that the round takes
+    time.sleep(2)  # of the thirty that the round takes
     adjust(host, guest, "--postcopy", "--max-bandwidth", 0)
     stats = finish(guest, destination, move)
     print(f"{stats['pages_deferred']} pages put off")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vmmd import (DONE, FAILED, GUEST_ELF, MIB, USAGE, VMMD, Command,
+from vmmd import (DONE, FAILED, GUEST_ELF, MIB, PATIENCE_S, USAGE, VMMD, Command,
                   wait_until)
 
 BUSY = "mem=8M work=dirty hb=50"
@@ -122,11 +122,24 @@ def test_list_without_guests(host):
     host.vmmd("list")
 
 
-def test_wait_ends_with_the_guest(host, detached):
-    waiting = Command(host, ["wait", "a"])
-    host.vmmd("send", "a", "q")
+def has_asked(pid):
+    """It sleeps and has a connection: its question is on its way."""
+    try:
+        files = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+        stat_line = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:  # closed while we looked
+        return False
+    return (stat_line.rsplit(")", 1)[1].split()[0] == "S" and
+            any(file.startswith("socket:") for file in files))
+
+
+def test_wait_ends_with_the_guest(host):
+    guest = host.run(BUSY).wait_ready()
+    waiting = Command(host, ["wait", guest.vmm.name])
+    wait_until(lambda: has_asked(waiting.process.pid), "wait has asked")
+    guest.ask("q")
     assert waiting.wait().status == DONE
-    wait_until(lambda: gone(detached["pid"]), "the end of the process")
+    assert guest.vmm.wait_exit() == DONE
 
 
 def test_send_types_at_the_serial_port(host):
@@ -355,7 +368,7 @@ def test_serial_on_stdio_of_a_terminal(host):
     while b"hb seq=" not in text:
         text += os.read(master, 4096)
     os.write(master, b"\x01x")
-    assert vmm.wait(30) == DONE
+    assert vmm.wait(PATIENCE_S) == DONE
     after = subprocess.run(["stty", "-g"], stdin=slave, capture_output=True,
                            check=True).stdout
     os.close(master)

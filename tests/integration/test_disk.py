@@ -6,9 +6,8 @@ import subprocess
 import pytest
 
 from guestlog import GuestError
-from vmmd import FAILED, MIB
+from vmmd import FAILED, FIT, MIB
 
-FIT = ("--downtime-limit", "500")
 MODES = ("precopy", "postcopy", "hybrid")
 DISK_ONLY = "work=diskonly mem=16M rate=400 hb=100"
 

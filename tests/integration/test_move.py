@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vmmd import DONE, FAILED, GIB, MIB, PAGE_BYTES, SANITIZER
+from vmmd import DONE, FAILED, FIT, GIB, MIB, PAGE_BYTES, SANITIZER
 
 BUSY = "mem=32M work=dirty hb=100"
-FIT = ("--downtime-limit", "500")  # lets precopy end with a busy guest
 MODES = ("precopy", "postcopy", "hybrid")
 TRACKERS = ("log", "manual", "ring", "wp-all")
 
@@ -214,13 +213,13 @@ def test_precopy_that_cannot_converge_goes_postcopy(host):
 def test_what_is_written_before_it_was_sent_is_sent_later(host, tracker):
     """Over a slow link a round takes seconds. None of what it left is lost.
 
-    A page is written once in the time of the move: nobody writes it again, and
-    thereby has it sent after all.
+    Most pages that are written meanwhile are written once: nobody writes them again,
+    and thereby has them sent after all.
     """
-    guest = host.run("mem=64M work=dirty rate=500 hb=100", mem="96M",
+    guest = host.run("mem=64M work=sparse rate=500 hb=100", mem="96M",
                      options=wanted_by(tracker, host)).wait_ready()
     stats = host.move(guest, "--mode", "precopy", "--tracker", tracker,
-                      "--max-bandwidth", 16 * MIB, *FIT)
+                      "--max-bandwidth", 8 * MIB, *FIT)
     assert stats["pages_deferred"] > 0, stats
     guest.verify()
 
@@ -274,23 +273,26 @@ def test_downtime_agrees_with_what_the_guest_felt(host, mode):
     assert felt >= stats["downtime_ms"] - slack
 
 
+def timed_beat(guest):
+    """A beat, and the host's times between which the guest made it."""
+    begin_s = time.monotonic()
+    guest.wait_beats(2)
+    return begin_s, guest.check()[-1], time.monotonic()
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_clock_goes_on(host, mode):
-    """kvmclock never jumps back and counts the time of the move.
-
-    Over the move the guest's clock and the host's must agree to within what
-    lies between a beat and its reading: two beats on each side.
-    """
+    """kvmclock never jumps back and counts the time of the move."""
     guest = host.run("mem=16M work=dirty rate=1000 hb=100").wait_ready()
-    guest.wait_beats(1)
-    host_before, first = time.monotonic(), guest.check()[-1]
+    first_begin_s, first, first_end_s = timed_beat(guest)
     host.move(guest, "--mode", mode, *FIT)
-    guest.wait_beats(3)
-    host_after, last = time.monotonic(), guest.check()[-1]
+    last_begin_s, last, last_end_s = timed_beat(guest)
     guest_ms = last["t_ms"] - first["t_ms"]
-    host_ms = (host_after - host_before) * 1000
-    print(f"{mode}: guest {guest_ms} ms, host {host_ms:.0f} ms")
-    assert abs(guest_ms - host_ms) < 400 + 0.02 * host_ms
+    least_ms = (last_begin_s - first_end_s) * 1000
+    most_ms = (last_end_s - first_begin_s) * 1000
+    print(f"{mode}: guest {guest_ms} ms, host {least_ms:.0f} to {most_ms:.0f} ms")
+    slack_ms = 50 + most_ms * 0.02
+    assert least_ms - slack_ms <= guest_ms <= most_ms + slack_ms
 
 
 def test_power_off_in_the_middle_of_a_move(host):

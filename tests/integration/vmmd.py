@@ -37,6 +37,9 @@ SANITIZER_REPORTS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer",
 
 DONE, FAILED, USAGE, ATTENTION = range(4)
 
+# Lets precopy end with a busy guest. Sanitizers send slowly.
+FIT = ("--downtime-limit", 5000 if SANITIZER else 500)
+
 
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1

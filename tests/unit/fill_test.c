@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -55,10 +56,11 @@ struct fixture {
 static void on_want(void *ctx, uint64_t page)
 {
 	struct fixture *f = ctx;
+	bool answer = f->answer; /* before anybody sees that it is wanted */
 
 	atomic_fetch_add(&f->wanted, 1);
-	if (f->answer && mig_fill_place(f->fill, page, 1,
-					f->source + page * VM_PAGE_BYTES) < 0)
+	if (answer && mig_fill_place(f->fill, page, 1,
+				     f->source + page * VM_PAGE_BYTES) < 0)
 		atomic_fetch_add(&f->wrong, 1);
 }
 
@@ -191,6 +193,7 @@ static void check_crowd(enum vm_mem_backend backend)
 {
 	struct fixture *f = fixture_new(backend, 7);
 	struct worker w[2 * THREADS];
+	struct mig_fill *fill = f->fill;
 	struct mig_latency latency;
 
 	for (unsigned int i = 0; i < THREADS; i++) {
@@ -199,16 +202,17 @@ static void check_crowd(enum vm_mem_backend backend)
 	}
 	for (unsigned int i = 0; i < 2 * THREADS; i++)
 		pthread_join(w[i].thread, NULL);
-	assert_int_equal(mig_fill_place(f->fill, 0, PAGES, f->source), 0);
-	assert_int_equal(mig_fill_pending(f->fill), 0);
-	assert_int_equal(mig_guest_missing_pages(f->guest), 0);
+	assert_int_equal(mig_fill_place(fill, 0, PAGES, f->source), 0);
+	mig_fill_hold(fill);
+	mig_fill_free(fill); /* from here on no fault is being served */
+	assert_null(f->guest->fill);
+	assert_int_equal(mig_fill_pending(fill), 0);
 	assert_int_equal(f->drained, 1);
-	mig_fill_latency(f->fill, &latency);
+	mig_fill_latency(fill, &latency);
 	assert_true(latency.count <= f->wanted);
 	assert_true(latency.p50_us <= latency.p99_us);
 	assert_true(latency.p99_us <= latency.max_us);
-	mig_fill_free(f->fill);
-	assert_null(f->guest->fill);
+	mig_fill_drop(fill);
 	for (uint64_t i = 0; i < PAGES; i++)
 		assert_true(load(f, i) == (i % 7 ? expect(f, i) : 0));
 	fixture_free(f);
@@ -273,7 +277,7 @@ static void check_protect(enum vm_mem_backend backend)
 	start(&w[0], f, 0, place_all);
 	start(&w[1], f, 1, place_all);
 	while (mig_fill_pending(f->fill) > PAGES / 2)
-		;
+		sched_yield();
 	mig_fill_pending_or(f->fill, before);
 	mig_fill_set_protect(f->fill, true);
 	mig_fill_pending_or(f->fill, pending);

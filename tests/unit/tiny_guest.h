@@ -246,11 +246,14 @@ static inline void tiny_sleep_ms(long ms)
 	nanosleep(&ts, NULL);
 }
 
-/* Waits until the word at gpa is another than `old`, at most 10 seconds. */
+#define TINY_PATIENCE_S 60
+
+/* Waits until the word at gpa is another than `old`, at most TINY_PATIENCE_S. */
 static inline uint32_t tiny_wait_change(struct tiny *t, uint64_t gpa,
 					uint32_t old)
 {
-	for (int i = 0; i < 10000 && tiny_peek(t, gpa) == old; i++)
+	for (int i = 0; i < TINY_PATIENCE_S * 1000 && tiny_peek(t, gpa) == old;
+	     i++)
 		tiny_sleep_ms(1);
 	return tiny_peek(t, gpa);
 }
@@ -260,7 +263,7 @@ static inline void tiny_wait_event(struct tiny *t)
 	struct timespec ts;
 
 	clock_gettime(CLOCK_REALTIME, &ts);
-	ts.tv_sec += 10;
+	ts.tv_sec += TINY_PATIENCE_S;
 	assert_int_equal(sem_timedwait(&t->events, &ts), 0);
 	assert_int_equal(vm_pause(t->vm), 0);
 }

@@ -249,7 +249,9 @@ static void stop_and_go(struct stress *s, const struct blkt_options *o)
 	unsigned int nr_caught = 0;
 
 	stress_open(s, o);
-	for (int i = 0; i < 300 || (nr_caught == 0 && i < 30000); i++) {
+	for (int i = 0;
+	     i < 300 || ((nr_caught == 0 || s->nr_done <= 100) && i < 30000);
+	     i++) {
 		uint64_t before;
 
 		submit_all(s);
