@@ -13,6 +13,8 @@
  *	{"cmd": "snapshot", "dir": "/absolute", "stop": false, "disks": false}
  *	{"cmd": "balloon", "bytes": 268435456}
  *	{"cmd": "serial-input", "data": "text"}
+ *	{"cmd": "adjust", "downtime_limit_ms": 20, "max_bandwidth": 0,
+ *	 "postcopy": false}	(what is absent stays as it is)
  *
  * Answers: any number of progress lines, then exactly one done, then the end of
  * the connection:

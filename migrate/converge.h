@@ -34,7 +34,7 @@ struct mig_converge {
 	_Atomic uint32_t downtime_limit_ms;
 	_Atomic uint64_t max_bandwidth; /* bytes/s; 0: none */
 	double cost_us[MIG_NR_COSTS];
-	double flow_bytes, flow_us; /* all rounds */
+	double flow_bytes, flow_us; /* all rounds under this limit */
 	double slowest; /* bytes per us of the slower of the last two rounds */
 	double last;    /* and of the last */
 	uint64_t flow_limit; /* max_bandwidth when these were measured */
@@ -52,8 +52,8 @@ struct mig_converge {
 void mig_converge_init(struct mig_converge *c,
 		       const struct mig_source_config *cfg);
 /*
- * A cost was measured. What is kept is the peak, which fades by a quarter with
- * each smaller measurement: a host that was busy a moment ago still is.
+ * A cost was measured. What is kept is the peak, which goes a quarter of the way
+ * down to each smaller measurement: a host that was busy a moment ago still is.
  */
 void mig_converge_cost(struct mig_converge *c, enum mig_cost cost, uint64_t us);
 /* A round sent so many bytes in that time. */

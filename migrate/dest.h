@@ -5,7 +5,7 @@
  *          ops->changed says when to look again. mig_dest_free() stops them.
  * Phases:  MIG_SETUP waits for a source; MIG_POSTCOPY and later (see
  *          mig_dest_guest) the guest runs here; MIG_COMPLETE every page is in;
- *          MIG_FAILED the session ended before the token, nothing runs here;
+ *          MIG_FAILED, MIG_CANCELLED the guest never ran here and never will;
  *          MIG_PAUSED the link was lost after it: waits on the listener.
  * Threads: start, free, guest: main thread. status: any.
  */

@@ -71,7 +71,8 @@ struct mig_dest {
 	struct mig_receiver receivers[PROTO_CHANNELS_MAX + 1];
 
 	/*
-	 * Set before READY is sent, then constant; NULL: pages go to RAM.
+	 * Set before READY is sent, then constant until the migration has
+	 * ended; NULL: pages go to RAM.
 	 * Written under doom_lock (taken inside lock), as is doomed: the session
 	 * broke before READY, so this guest must never run.
 	 */
@@ -150,7 +151,7 @@ int mig_dest_agree(struct mig_dest *d, const Vmmd__Setup *setup);
 int mig_dest_start_receivers(struct mig_dest *d);
 /* The session is broken or over. */
 void mig_dest_stop_receivers(struct mig_dest *d);
-/* Ask the source for page, on the fault thread. */
+/* Ask the source for page; any thread. */
 void mig_dest_want(void *dest, uint64_t page);
 
 #endif

@@ -16,8 +16,9 @@
  *   installs under way: no page slips in unprotected after it.
  *
  * Threads: new/free: the operation's; place: any; want runs on the fault thread
- *          or on one that called mig_fill_ensure(). Other operations than the
- *          fill's own hold it while they use it: mig_guest_fill_get().
+ *          or on one that called mig_fill_ensure() or mig_fill_want_again().
+ *          Other operations than the fill's own hold it while they use it:
+ *          mig_guest_fill_get().
  * Units:   pages of VM_PAGE_BYTES (on hugetlb a fill is refused).
  */
 #ifndef MIGRATE_FILL_H

@@ -6,7 +6,8 @@
  * Life:    mig_guest_new() takes the vm; mig_guest_free() ends the fill, closes
  *          the userfaultfd, then frees the vm. That order is the only one in
  *          which a vCPU that waits for a page can be ended.
- * Threads: new/free by the daemon's main thread; the rest: any. An operation
+ * Threads: new/free: whoever owns it then, the operation that brings it in and
+ *          later the main thread; the rest: any. An operation
  *          may end its fill while another (a snapshot) works with it: whoever
  *          is not the fill's own operation holds it between mig_guest_fill_get()
  *          and mig_guest_fill_put().

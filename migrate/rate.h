@@ -2,8 +2,8 @@
  * migrate/rate.h: keep all channels together below a number of bytes a second.
  *
  * What was sent is owed, and worked off as time passes; whoever wants to send
- * waits until nothing is. Waiting comes before anything is claimed for sending, so
- * nothing is ever held back half-way.
+ * waits until nothing is. In postcopy waiting comes before a page is claimed, so
+ * that none which may be waited for is held back.
  * Threads: wait, charge, set: any; init, fini: while no other does.
  */
 #ifndef MIGRATE_RATE_H

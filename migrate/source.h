@@ -49,8 +49,9 @@ int mig_source_start(struct mig_guest *g, const struct mig_source_config *cfg,
 		     const struct mig_source_ops *ops, void *ctx,
 		     struct mig_source **ret_source, char **err);
 /*
- * All of it or nothing. -EINVAL: postcopy was not agreed on. -EBUSY: the guest has
- * been handed over, so only the bandwidth still matters.
+ * All of it or nothing. -EINVAL: postcopy was not agreed on. -EBUSY: too late, for
+ * postcopy once the guest is stopped for the switch, for the downtime limit once it
+ * was handed over.
  */
 int mig_source_change(struct mig_source *s, const struct mig_source_change *c,
 		      char **err);

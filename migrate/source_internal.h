@@ -42,7 +42,7 @@ struct mig_source {
 	struct vm_mem *mem;      /* guest's */
 	uint64_t ram_pages;
 	struct mig_source_config
-		cfg; /* uri and tracker: not used after start */
+		cfg; /* not used after start: uri, tracker, limits */
 	const struct mig_source_ops *ops;
 	void *ctx;
 	bool was_running; /* so it shall run again when we fail */
@@ -137,7 +137,10 @@ void mig_source_abort_peer(struct mig_source *s);
 
 /* source_precopy.c */
 int mig_source_first_round(struct mig_source *s);
-/* Rounds until the rest fits into the downtime, or (*ret_postcopy) never will. */
+/*
+ * Rounds until the rest fits into the downtime, or (*ret_postcopy) never will or
+ * postcopy was asked for.
+ */
 int mig_source_precopy(struct mig_source *s, bool *ret_postcopy);
 /* What was written since the last sync into dirty. */
 int mig_source_fetch(struct mig_source *s);
@@ -183,7 +186,7 @@ enum mig_lane {
 int mig_sender_new(struct mig_source *s, int fd, enum mig_lane lane,
 		   struct mig_sender **ret);
 void mig_sender_free(struct mig_sender *x);
-/* Reads the page now; sends it now or later. */
+/* Sums the page now; its bytes are read when its batch is written. */
 int mig_sender_page(struct mig_sender *x, uint64_t page);
 int mig_sender_flush(struct mig_sender *x);
 uint64_t mig_sender_holds(const struct mig_sender *x); /* pages not yet sent */

@@ -42,7 +42,7 @@ int mig_tracker_sync(struct mig_tracker *t, uint64_t *bitmap);
 int mig_tracker_rearm(struct mig_tracker *t, const uint64_t *bitmap,
 		      uint64_t first_page, uint64_t nr_pages);
 
-/* For doctor and for --tracker's help: every engine, best first. */
+/* For doctor: every engine, best first. */
 struct mig_tracker_info {
 	const char *name;
 	bool available;  /* on this host */

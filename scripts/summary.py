@@ -12,7 +12,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-# tests/integration/conftest.py prints these two.
+# tests/conftest.py prints these two.
 PYTEST_CASES = re.compile(
     r"^CASES passed=(\d+) failed=(\d+) skipped=(\d+)$", re.M)
 # pytest itself prints "SKIPPED [1] file:line: reason" as well: not that one.

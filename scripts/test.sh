@@ -41,7 +41,12 @@ check() {
 build() {
 	local -a options=(-DVMMD_FAULT_POINTS=ON)
 
-	[ "$1" = release ] && [ -n "${VMMD_TEST_LAB:-}" ] && options+=(-DVMMD_TEST_LAB=ON)
+	# OFF too: the build directory remembers.
+	if [ "$1" = release ] && [ -n "${VMMD_TEST_LAB:-}" ]; then
+		options+=(-DVMMD_TEST_LAB=ON)
+	else
+		options+=(-DVMMD_TEST_LAB=OFF)
+	fi
 	# libFuzzer is clang's.
 	[ "$1" = clang ] && options+=(-DVMMD_FUZZ=ON)
 	cmake --preset "$1" "${options[@]}" >"$results/cmake.log" 2>&1 ||
