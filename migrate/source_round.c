@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "migrate/clock.h"
+#include "migrate/faultpoint.h"
 
 /*
  * A round over a slow network takes seconds, and what is written in these before it
@@ -132,6 +133,7 @@ static int look(struct mig_source *s, struct round *r)
 	if (again) {
 		defer_written(s);
 		note_window(s, r);
+		mig_fault_point(s->session, "look");
 	} else {
 		ret = first_look(s);
 		r->watched = true;

@@ -27,7 +27,7 @@ SLOW = ("--max-bandwidth", 16 * MIB)
 STALL_S = 5
 
 # Points of the source and of the destination, before and after the token.
-SOURCE_BEFORE = ("setup", "agreed", "round1", "round2", "stopped",
+SOURCE_BEFORE = ("setup", "agreed", "round1", "look", "round2", "stopped",
                  "unlocked", "state-sent", "ready", "before-token")
 SOURCE_AFTER = ("after-token", "postcopy")
 DESTINATION_BEFORE = ("setup", "agreed", "stopped", "locked")
@@ -47,6 +47,8 @@ def reaches(point):
     """Options under which a migration passes the point."""
     if point == "round1":
         return ("--mode", "hybrid", *SLOW)
+    if point == "look":  # of a round of 8 s, so from its beginning
+        return ("--mode", "hybrid", "--max-bandwidth", 2 * MIB)
     if point == "round2":  # after a first one too short to foresee the end
         return ("--mode", "hybrid", "--downtime-limit", 0,
                 "--max-bandwidth", 64 * MIB)
