@@ -31,6 +31,7 @@ if grep -qwE 'vmx|svm' /proc/cpuinfo; then
 	boot "$files" shell
 else
 	echo "no hardware virtualisation here: off to the lab" >&2
-	"$lab/run.sh" -- env BUILD="$(realpath "$build")" \
+	# One CPU: see $lab/README.md.
+	"$lab/run.sh" --cpus 1 -- env BUILD="$(realpath "$build")" \
 		"$(realpath "$0")" "$kind" "$files"
 fi

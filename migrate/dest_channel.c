@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include "migrate/clock.h"
 #include "migrate/net.h"
 #include "vmm/urgent.h"
 
@@ -26,6 +27,12 @@ struct inbox {
 static uint8_t *page_hva(struct mig_dest *d, uint64_t page)
 {
 	return vm_mem_base(vm_mem(d->guest->vm)) + page * VM_PAGE_BYTES;
+}
+
+/* False: the channel of what was asked for. */
+static bool is_bulk(const struct mig_receiver *r)
+{
+	return r->channel != PROTO_CHANNELS_MAX;
 }
 
 static int read_head(struct mig_receiver *r, struct inbox *in)
@@ -113,7 +120,7 @@ static bool saw_barrier(struct mig_receiver *r)
 {
 	bool seen;
 
-	if (r->channel == PROTO_CHANNELS_MAX)
+	if (!is_bulk(r))
 		return true;
 	pthread_mutex_lock(&r->d->lock);
 	seen = r->d->barriers[r->channel] != 0;
@@ -182,6 +189,9 @@ static int data_to_fill(struct mig_receiver *r, struct inbox *in,
 	if (!in->pages)
 		return -ENOMEM;
 	ret = mig_net_read(r->fd, in->pages, b->nr_sums * VM_PAGE_BYTES);
+	if (is_bulk(r))
+		mig_flight_took(&r->flight, r->fd, b->nr_sums * VM_PAGE_BYTES,
+				mig_now_us());
 	if (ret == 0)
 		ret = check_sums(in);
 	at = in->pages;
@@ -227,7 +237,7 @@ static int take_barrier(struct mig_receiver *r, const struct inbox *in)
 {
 	struct mig_dest *d = r->d;
 
-	if (r->channel == PROTO_CHANNELS_MAX)
+	if (!is_bulk(r))
 		return -EBADMSG;
 	pthread_mutex_lock(&d->lock);
 	d->barriers[r->channel] = in->batch.seq;
@@ -313,9 +323,7 @@ static int start_receiver(struct mig_dest *d, unsigned int slot, int fd)
 	struct mig_receiver *r = &d->receivers[slot];
 	int ret;
 
-	r->d = d;
-	r->channel = slot;
-	r->fd = fd;
+	*r = (struct mig_receiver){ .d = d, .channel = slot, .fd = fd };
 	ret = -pthread_create(&r->thread, NULL, receiver_main, r);
 	r->started = ret == 0;
 	return ret;

@@ -19,6 +19,7 @@
 #include "migrate/bitmap.h"
 #include "migrate/dest.h"
 #include "migrate/fill.h"
+#include "migrate/flight.h"
 #include "migrate/phase.h"
 #include "migrate/session.h"
 #include "proto/control.pb-c.h"
@@ -34,6 +35,7 @@ struct mig_receiver {
 	bool started;
 	bool urgent; /* the thread's */
 	unsigned int busy_batches;
+	struct mig_flight flight; /* in postcopy */
 };
 
 struct mig_dest {

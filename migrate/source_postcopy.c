@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "migrate/flight.h"
 #include "migrate/net.h"
 #include "migrate/pending.h"
 #include "vmm/urgent.h"
@@ -185,6 +186,9 @@ static int push_share(struct mig_sender *x, unsigned int channel)
 
 static int push_job(void *ctx, unsigned int channel)
 {
+	struct mig_source *s = ctx;
+
+	mig_flight_bound_unsent(s->session->data_fds[channel]);
 	return mig_source_on_channel(ctx, channel, MIG_LANE_PUSH, push_share);
 }
 

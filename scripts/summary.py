@@ -2,7 +2,7 @@
 """Add up what a test run left in a directory, and close with one line.
 
 summary.py DIR reads DIR/checks (tab separated: outcome, name) and the
-JUnit file of each ctest run, DIR/PRESET.xml. A test program that reports its
+JUnit file of each ctest run, DIR/STEP.xml. A test program that reports its
 own cases (ours under pytest, or cmocka) counts by case, any other as one.
 Exit status 1 when anything failed or nothing passed.
 """
@@ -42,8 +42,8 @@ class Totals:
         for case in ElementTree.parse(path).getroot().iter("testcase"):
             self.add_testcase(path.stem, case)
 
-    def add_testcase(self, preset, case):
-        name = f"{preset}/{case.get('name')}"
+    def add_testcase(self, step, case):
+        name = f"{step}/{case.get('name')}"
         output = case.findtext("system-out") or ""
         passed, failed, skipped = cases(output)
         reasons = SKIPPED_CASE.findall(output)

@@ -2,9 +2,10 @@
 # The test command: build with both compilers and under the sanitizers, check
 # format and lint, run every test through ctest, and close with the counts.
 #
-#	scripts/test.sh [PRESET...]	release clang asan tsan when none is given
+#	scripts/test.sh [STEP...]	release clang asan tsan lab when none is given
 #
-# VMMD_TEST_LAB=1 adds the tests in the lab (tests/lab) to the release build's.
+# Each step is the preset of that name; lab is the release build once more, with
+# its tests in an emulated machine (tests/lab).
 #
 # Exit status 0 only when everything that could run here passed.
 set -uo pipefail
@@ -13,8 +14,8 @@ cd "$(dirname "$0")/.." || exit 1
 jobs=$(nproc)
 results=$(mktemp -d "${TMPDIR:-/tmp}/vmmd-results.XXXXXX")
 trap 'rm -rf "$results"' EXIT
-presets=("$@")
-[ "${#presets[@]}" -gt 0 ] || presets=(release clang asan tsan)
+steps=("$@")
+[ "${#steps[@]}" -gt 0 ] || steps=(release clang asan tsan lab)
 
 heading() {
 	printf '\n== %s (%d s)\n' "$*" "$SECONDS"
@@ -38,20 +39,22 @@ check() {
 	record passed "$name"
 }
 
+preset_of() {
+	[ "$1" = lab ] && echo release || echo "$1"
+}
+
 build() {
 	local -a options=(-DVMMD_FAULT_POINTS=ON)
+	local preset
 
-	# OFF too: the build directory remembers.
-	if [ "$1" = release ] && [ -n "${VMMD_TEST_LAB:-}" ]; then
-		options+=(-DVMMD_TEST_LAB=ON)
-	else
-		options+=(-DVMMD_TEST_LAB=OFF)
-	fi
-	# libFuzzer is clang's.
-	[ "$1" = clang ] && options+=(-DVMMD_FUZZ=ON)
-	cmake --preset "$1" "${options[@]}" >"$results/cmake.log" 2>&1 ||
+	preset=$(preset_of "$1")
+	case $1 in
+	lab) options+=(-DVMMD_TEST_LAB=ON) ;;
+	clang) options+=(-DVMMD_FUZZ=ON) ;;	# libFuzzer is clang's
+	esac
+	cmake --preset "$preset" "${options[@]}" >"$results/cmake.log" 2>&1 ||
 		{ cat "$results/cmake.log"; return 1; }
-	cmake --build --preset "$1" -j "$jobs" -- --quiet
+	cmake --build --preset "$preset" -j "$jobs" -- --quiet
 }
 
 sources() {
@@ -76,13 +79,17 @@ lint() {
 }
 
 run_ctest() {
-	local -a only=()
+	local -a only
 
+	case $1 in
+	lab) only=(-L lab) ;;
 	# The debug build with clang is for its warnings, units and fuzzers.
-	[ "$1" = clang ] && only=(-LE process)
+	clang) only=(-LE process) ;;
+	*) only=(-LE lab) ;;
+	esac
 	heading "ctest: $1"
 	# summary.py reads every test's output: no truncation.
-	ctest --test-dir "build/$1" "${only[@]}" --output-on-failure \
+	ctest --test-dir "build/$(preset_of "$1")" "${only[@]}" --output-on-failure \
 		--output-junit "$results/$1.xml" --no-tests=error \
 		--test-output-size-passed 1000000 \
 		--test-output-size-failed 1000000 ||
@@ -90,17 +97,16 @@ run_ctest() {
 	[ -s "$results/$1.xml" ] || record failed "ctest $1"
 }
 
-scripts/setup.sh ${VMMD_TEST_LAB:+--lab} || exit 1
+setup=(scripts/setup.sh)
+[[ " ${steps[*]} " != *" lab "* ]] || setup+=(--lab)
+"${setup[@]}" || exit 1
 export CTEST_PARALLEL_LEVEL=$jobs
 
 check clang-format check_format
-for preset in "${presets[@]}"; do
-	check "build: $preset" build "$preset" || continue
-	[ "$preset" = clang ] && check clang-tidy lint clang
-	run_ctest "$preset"
+for step in "${steps[@]}"; do
+	check "build: $step" build "$step" || continue
+	[ "$step" = clang ] && check clang-tidy lint clang
+	run_ctest "$step"
 done
-
-[ -n "${VMMD_TEST_LAB:-}" ] ||
-	record skipped "lab: its tests run when VMMD_TEST_LAB=1 is set (tests/lab/README.md)"
 heading summary
 /usr/bin/python3 scripts/summary.py "$results"

@@ -90,14 +90,14 @@ class LinuxGuest:
     @classmethod
     def boot(cls, host, kind, cpus=1, mem="512M", options=(), env=None,
              cmdline="", initrd=True):
-        """vmmd run, until init is up."""
+        """vmmd run, until init is up. quiet: each line on the console is dear."""
         files = guest_files(kind)
         name = host.name("l")
         if initrd:
             options = ["--initrd", files / "initramfs", *options]
         vmm = Vmm(host, name, [
             "run", "--name", name, "--kernel", files / "kernel",
-            "--cmdline", f"console=ttyS0 {cmdline}", "--mem", mem,
+            "--cmdline", f"console=ttyS0 quiet {cmdline}", "--mem", mem,
             "--cpus", cpus, *options], env)
         host.vmms.append(vmm)
         guest = cls(vmm)

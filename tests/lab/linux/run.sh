@@ -4,8 +4,10 @@
 #
 #	tests/lab/linux/run.sh [OPTION of ../run.sh...] [--] COMMAND [ARG...]
 #
-# COMMAND finds the guests by $VMMD_LINUX_GUESTS: KIND=DIRECTORY, one a line. A
-# kind that cannot be had is missing there; guest.sh has said why.
+# The lab has one CPU unless it is told otherwise: ../README.md says what becomes of
+# Linux guests with more. COMMAND finds the guests by $VMMD_LINUX_GUESTS:
+# KIND=DIRECTORY, one a line. A kind that cannot be had is missing there; guest.sh
+# has said why.
 set -uo pipefail
 
 here=$(dirname "$(realpath "$0")")
@@ -19,4 +21,4 @@ for kind in debian-6.1 debian-6.12 built built-elf; do
 	esac
 done
 export VMMD_LINUX_GUESTS
-exec "$here/../run.sh" "$@"
+exec "$here/../run.sh" --cpus 1 "$@"

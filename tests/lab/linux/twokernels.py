@@ -4,6 +4,7 @@ one kernel to a host with another: test_two_kernels.py starts both.
     twokernels.py first|second
 """
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,12 @@ def address(own):
 
 
 def rounds(guest):
-    return int(guest.run("sed 's/^rounds=\\([0-9]*\\).*/\\1/' /tmp/memory"))
+    """How many rounds of its work were right; at first it has said nothing yet."""
+    def look():
+        text = guest.run("cat /tmp/memory || true")
+        assert "WRONG" not in text, text
+        return re.match(r"rounds=(\d+)", text)
+    return int(wait_until(look, "a report", PATIENCE_S)[1])
 
 
 def wait_progress(guest):
