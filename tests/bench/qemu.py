@@ -18,7 +18,9 @@ BINARY = os.environ.get("QEMU", "qemu-system-x86_64")
 BANDWIDTH_UNLIMITED = 1 << 40
 # Microvm is the machine that is closest to what vmmd offers.
 MACHINE = ("-machine", "microvm,accel=kvm,isa-serial=on,auto-kernel-cmdline=off",
-           "-cpu", "host", "-nodefaults", "-no-reboot", "-display", "none")
+           # 7.2 on AMD dies of KVM's refusal to have that MSR set.
+           "-cpu", "host,-arch-capabilities", "-nodefaults", "-no-reboot",
+           "-display", "none")
 
 
 def is_there():
@@ -51,8 +53,9 @@ def connect(path):
 class Qmp:
     """The monitor of one process: commands, and the events between them."""
 
-    def __init__(self, path, name):
+    def __init__(self, path, name, errors):
         self.name = name
+        self.errors = errors  # what the process has said besides
         self.events = []
         self.socket = connect(path)
         self.unread = b""
@@ -70,7 +73,8 @@ class Qmp:
             except TimeoutError:
                 raise Timeout(f"{self.name}: no word from its monitor") from None
             if not more:
-                raise QmpError(f"{self.name} closed its monitor")
+                raise QmpError(f"{self.name} closed its monitor: "
+                               f"{self.errors()}")
             self.unread += more
         line, self.unread = self.unread.split(b"\n", 1)
         return json.loads(line)
@@ -132,7 +136,7 @@ class Qemu:
                 preexec_fn=die_with_parent)
         self.qmp = None
         try:
-            self.qmp = Qmp(monitor, name)
+            self.qmp = Qmp(monitor, name, self.errors)
         except BaseException as error:
             self.kill()
             error.add_note(self.errors())

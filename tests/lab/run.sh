@@ -35,6 +35,7 @@ set -uo pipefail
 lab=$(dirname "$(realpath "$0")")
 boot_limit_s=180	# from start to "up"; 3 when nothing else uses the host
 power_off_limit_s=30
+post_mortem_limit_s=3
 slice_limit_s=10	# how often the console is looked at
 console_tail=40
 crashes='BUG: |Oops|Kernel panic'
@@ -257,9 +258,17 @@ ${kvm_params[*]}")
 		tag=$((tag + 1))
 	done <"$tmp/writable"
 	[ -z "$wire" ] || add_wire
+	add_monitor
 	port 1 out
 	port 2 err
 	port 3 status
+}
+
+# QEMU's monitor, for post_mortem().
+add_monitor() {
+	mkfifo "$tmp/monitor.in" "$tmp/monitor.out"
+	qemu+=(-chardev "pipe,id=monitor,path=$tmp/monitor"
+		-mon chardev=monitor,mode=control)
 }
 
 # QEMU and nobody else holds the writing ends: when it dies, readers see the end.
@@ -279,10 +288,26 @@ start_qemu() {
 	exec {out}>&- {err}>&- {status}>&-
 }
 
+# What its CPUs are at, once it no longer says anything itself. QEMU holds both
+# ends of both fifos while it lives; a write that nobody reads must not block.
+post_mortem() {
+	kill -0 "$qemu_pid" 2>/dev/null || return
+	timeout "$post_mortem_limit_s" bash -c 'cat >"$0" <<-END
+		{"execute": "qmp_capabilities"}
+		{"execute": "human-monitor-command",
+		 "arguments": {"command-line": "info registers -a"}}
+	END' "$tmp/monitor.in"
+	echo "--- its CPUs"
+	timeout "$post_mortem_limit_s" cat "$tmp/monitor.out" |
+		sed -n 's/\\r\\n/\n/g; s/^{"return": "//p' |
+		grep -E '^(CPU#|R[0-9A-Z]|CR|EFER)'
+}
+
 # give_up STATUS REASON
 give_up() {
 	say "$2"
 	cat "$tmp/qemu.log" >&2
+	post_mortem >&2
 	echo "--- the last of the lab's console" >&2
 	tail -n "$console_tail" "$tmp/console" 2>/dev/null | tr -d '\r' >&2
 	echo "---" >&2

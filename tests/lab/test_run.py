@@ -103,6 +103,7 @@ def test_timeout_is_kept():
     status, _, err = world.end()
     assert status == TIMED_OUT
     assert "timeout" in err
+    assert "\nCPU#1\n" in err, "what its CPUs are at"
     assert not world.left()
 
 

@@ -80,7 +80,8 @@ number_at() {
 unpack_elf() {
 	local start=$((($(number_at 0x1f1 1) + 1) * 512 + $(number_at 0x248 4)))
 
-	tail -c "+$((start + 1))" "$kernel" | head -c "$(number_at 0x24c 4)" |
+	dd if="$kernel" bs=1M iflag=skip_bytes,count_bytes status=none \
+		skip="$start" count="$(number_at 0x24c 4)" |
 		gzip -dcq || [ $? -eq 2 ]	# behind it is its length
 }
 
