@@ -136,7 +136,7 @@ run_command() {
 		</dev/null >/run/lab-out 2>/run/lab-err &
 	wait $!
 	status=$?
-	kill_others $out $err
+	kill_others $out $err $beat
 	wait $out $err
 	return $status
 }
@@ -153,6 +153,8 @@ echo lab >/proc/sys/kernel/hostname
 ip link set lo up
 ulimit -l unlimited
 ulimit -c 0
+cat "$(port beat)" >/dev/null &	# run.sh: start_beats()
+beat=$!
 exec 3>"$(port status)"
 echo up >&3
 run_command 3>&-
