@@ -233,6 +233,14 @@ static int take_zeros(struct mig_receiver *r, struct inbox *in)
 	return ret;
 }
 
+static void be_urgent(struct mig_receiver *r, bool urgent)
+{
+	if (urgent == r->urgent)
+		return;
+	r->urgent = urgent;
+	vm_thread_urgent(pthread_self(), urgent);
+}
+
 static int take_barrier(struct mig_receiver *r, const struct inbox *in)
 {
 	struct mig_dest *d = r->d;
@@ -243,25 +251,35 @@ static int take_barrier(struct mig_receiver *r, const struct inbox *in)
 	d->barriers[r->channel] = in->batch.seq;
 	pthread_cond_broadcast(&d->changed);
 	pthread_mutex_unlock(&d->lock);
+	be_urgent(r, false);
+	return 0;
+}
+
+/* What comes before the barrier is the last, and the guest stands still. */
+static int take_urgent(struct mig_receiver *r)
+{
+	if (saw_barrier(r))
+		return -EBADMSG;
+	r->busy_batches = 0;
+	be_urgent(r, true);
 	return 0;
 }
 
 /*
- * Who has run out of work waits for the next as an urgent thread: in a pause that
- * is the last pages and the barrier behind them. Who has had work for so many
- * batches in a row is at bulk work.
+ * Who has had work for so many batches in a row is at bulk work, whatever it was
+ * said to be. Answers to faults are urgent otherwise.
  */
 static void await_batch(struct mig_receiver *r)
 {
 	struct pollfd p = { .fd = r->fd, .events = POLLIN };
-	bool urgent;
 
-	r->busy_batches = poll(&p, 1, 0) == 0 ? 0 : r->busy_batches + 1;
-	urgent = r->busy_batches < URGENT_BATCHES;
-	if (urgent == r->urgent)
-		return;
-	r->urgent = urgent;
-	vm_thread_urgent(pthread_self(), urgent);
+	r->busy_batches++;
+	if (!is_bulk(r) && poll(&p, 1, 0) == 0)
+		r->busy_batches = 0;
+	if (r->busy_batches >= URGENT_BATCHES)
+		be_urgent(r, false);
+	else if (!is_bulk(r))
+		be_urgent(r, true);
 }
 
 static int take_batch(struct mig_receiver *r, struct inbox *in)
@@ -281,6 +299,8 @@ static int take_batch(struct mig_receiver *r, struct inbox *in)
 		return take_barrier(r, in);
 	case PROTO_BATCH_AHEAD:
 		return take_ahead(r, in);
+	case PROTO_BATCH_URGENT:
+		return take_urgent(r);
 	case PROTO_BATCH_WANT:
 		break;
 	}

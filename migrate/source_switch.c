@@ -293,6 +293,9 @@ int mig_source_switchover(struct mig_source *s, bool postcopy, bool *ret_done)
 {
 	int ret;
 
+	ret = mig_source_send_urgent(s);
+	if (ret < 0)
+		return ret;
 	vm_thread_urgent(pthread_self(), true);
 	mig_crew_urgent(s->crew, true);
 	ret = switch_over(s, postcopy, ret_done);

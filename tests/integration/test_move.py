@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vmmd import DONE, FAILED, FIT, GIB, MIB, PAGE_BYTES, SANITIZER
+from vmmd import (DONE, FAILED, FIT, GIB, MIB, PAGE_BYTES, SANITIZER,
+                  wait_until)
 
 BUSY = "mem=32M work=dirty hb=100"
 MODES = ("precopy", "postcopy", "hybrid")
@@ -221,6 +222,36 @@ def test_what_is_written_before_it_was_sent_is_sent_later(host, tracker):
     stats = host.move(guest, "--mode", "precopy", "--tracker", tracker,
                       "--max-bandwidth", 8 * MIB, *FIT)
     assert stats["pages_deferred"] > 0, stats
+    guest.verify()
+
+
+def urgent_receivers(vmm):
+    """How many of the threads that receive pages go ahead of all others."""
+    policies = [os.sched_getscheduler(int(task.name)) & ~os.SCHED_RESET_ON_FORK
+                for task in Path(f"/proc/{vmm.pid}/task").iterdir()
+                if (task / "comm").read_text() == "channel\n"]
+    return policies.count(os.SCHED_RR)
+
+
+def test_receivers_are_urgent_only_while_the_guest_stands_still(host):
+    """In bulk work they would keep everybody else from the CPUs; the one for
+    answers to faults has none."""
+    guest = host.run("mem=64M work=fill hb=100", mem="96M",
+                     env={"VMMD_FAULT": "stopped:stall"}).wait_ready()
+    destination = host.receive()
+    moving = host.start_migrate(guest, destination.uri, "--channels", 2,
+                                "--max-bandwidth", 32 * MIB, *FIT)
+    destination.wait_phase("precopy")
+    if not wait_until(lambda: urgent_receivers(destination) or
+                      not moving.running(), "one for answers"):
+        pytest.skip("no real-time threads to be had here")
+    for _ in range(20):
+        assert urgent_receivers(destination) == 1
+        time.sleep(0.02)
+    wait_until(lambda: urgent_receivers(destination) == 3, "a pause")
+    assert moving.wait().status == DONE
+    guest.vmm.wait_exit()
+    guest.moved_to(destination)
     guest.verify()
 
 

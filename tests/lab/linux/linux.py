@@ -123,7 +123,7 @@ class LinuxGuest:
         return wait_until(look, lambda: f"{what}: {self.tail()}", patience_s)
 
     def tail(self):
-        return self.console()[-2000:]
+        return self.console()[-9000:]
 
     def wait_up(self):
         """Until init says so, once more than before."""
