@@ -233,12 +233,15 @@ static int take_zeros(struct mig_receiver *r, struct inbox *in)
 	return ret;
 }
 
+/* The receiver about itself, and who joins it. */
 static void be_urgent(struct mig_receiver *r, bool urgent)
 {
-	if (urgent == r->urgent)
-		return;
-	r->urgent = urgent;
-	vm_thread_urgent(pthread_self(), urgent);
+	pthread_mutex_lock(&r->d->lock);
+	if (urgent != r->urgent) {
+		r->urgent = urgent;
+		vm_thread_urgent(r->thread, urgent);
+	}
+	pthread_mutex_unlock(&r->d->lock);
 }
 
 static int take_barrier(struct mig_receiver *r, const struct inbox *in)
@@ -251,35 +254,22 @@ static int take_barrier(struct mig_receiver *r, const struct inbox *in)
 	d->barriers[r->channel] = in->batch.seq;
 	pthread_cond_broadcast(&d->changed);
 	pthread_mutex_unlock(&d->lock);
-	be_urgent(r, false);
-	return 0;
-}
-
-/* What comes before the barrier is the last, and the guest stands still. */
-static int take_urgent(struct mig_receiver *r)
-{
-	if (saw_barrier(r))
-		return -EBADMSG;
-	r->busy_batches = 0;
-	be_urgent(r, true);
 	return 0;
 }
 
 /*
- * Who has had work for so many batches in a row is at bulk work, whatever it was
- * said to be. Answers to faults are urgent otherwise.
+ * Urgent is who receives what the guest waits for. But who has had work for so many
+ * batches in a row is at bulk work, whatever the source says.
  */
 static void await_batch(struct mig_receiver *r)
 {
 	struct pollfd p = { .fd = r->fd, .events = POLLIN };
 
-	r->busy_batches++;
-	if (!is_bulk(r) && poll(&p, 1, 0) == 0)
-		r->busy_batches = 0;
-	if (r->busy_batches >= URGENT_BATCHES)
-		be_urgent(r, false);
-	else if (!is_bulk(r))
-		be_urgent(r, true);
+	bool busy;
+
+	r->busy_batches = poll(&p, 1, 0) == 0 ? 0 : r->busy_batches + 1;
+	busy = r->busy_batches >= URGENT_BATCHES;
+	be_urgent(r, atomic_load(&r->awaited) && !busy);
 }
 
 static int take_batch(struct mig_receiver *r, struct inbox *in)
@@ -299,8 +289,6 @@ static int take_batch(struct mig_receiver *r, struct inbox *in)
 		return take_barrier(r, in);
 	case PROTO_BATCH_AHEAD:
 		return take_ahead(r, in);
-	case PROTO_BATCH_URGENT:
-		return take_urgent(r);
 	case PROTO_BATCH_WANT:
 		break;
 	}
@@ -344,7 +332,12 @@ static int start_receiver(struct mig_dest *d, unsigned int slot, int fd)
 	int ret;
 
 	*r = (struct mig_receiver){ .d = d, .channel = slot, .fd = fd };
+	/* Answers to faults always are. */
+	atomic_init(&r->awaited, !is_bulk(r));
+	/* The thread may want r->thread at once. */
+	pthread_mutex_lock(&d->lock);
 	ret = -pthread_create(&r->thread, NULL, receiver_main, r);
+	pthread_mutex_unlock(&d->lock);
 	r->started = ret == 0;
 	return ret;
 }
@@ -360,6 +353,19 @@ int mig_dest_start_receivers(struct mig_dest *d)
 		ret = start_receiver(d, PROTO_CHANNELS_MAX,
 				     d->session->fault_fd);
 	return ret;
+}
+
+/* They may be asleep: nobody but us can make them urgent then. */
+void mig_dest_receivers_urgent(struct mig_dest *d, bool urgent)
+{
+	unsigned int i;
+
+	for (i = 0; i < PROTO_CHANNELS_MAX; i++) {
+		if (!d->receivers[i].started)
+			continue;
+		atomic_store(&d->receivers[i].awaited, urgent);
+		be_urgent(&d->receivers[i], urgent);
+	}
 }
 
 void mig_dest_stop_receivers(struct mig_dest *d)

@@ -33,7 +33,8 @@ struct mig_receiver {
 	int fd;               /* the session's */
 	pthread_t thread;
 	bool started;
-	bool urgent; /* the thread's */
+	atomic_bool awaited; /* the guest waits for what comes here */
+	bool urgent;         /* the thread; under d's lock */
 	unsigned int busy_batches;
 	struct mig_flight flight; /* in postcopy */
 };
@@ -151,6 +152,8 @@ int mig_dest_agree(struct mig_dest *d, const Vmmd__Setup *setup);
 
 /* dest_channel.c */
 int mig_dest_start_receivers(struct mig_dest *d);
+/* What the data channels bring, until their barrier, the guest waits for: or not. */
+void mig_dest_receivers_urgent(struct mig_dest *d, bool urgent);
 /* The session is broken or over. */
 void mig_dest_stop_receivers(struct mig_dest *d);
 /* Ask the source for page; any thread. */

@@ -26,6 +26,18 @@ static int say_and_free(struct mig_dest *d, int ret, char *err)
 	return ret;
 }
 
+static int take_message(struct mig_dest *d, enum proto_type type,
+			const ProtobufCMessage *msg, uint64_t *pending)
+{
+	if (type == PROTO_PENDING)
+		return mig_pending_decode((const Vmmd__Pending *)msg, pending,
+					  d->ram_pages);
+	if (type != PROTO_URGENT)
+		return -EPROTO;
+	mig_dest_receivers_urgent(d, ((const Vmmd__Urgent *)msg)->on);
+	return 0;
+}
+
 /* PENDING pieces add up until STATE ends the precopy. */
 static int recv_state(struct mig_dest *d, uint64_t *pending,
 		      Vmmd__State **ret_state)
@@ -42,10 +54,7 @@ static int recv_state(struct mig_dest *d, uint64_t *pending,
 			*ret_state = (Vmmd__State *)msg;
 			return 0;
 		}
-		ret = -EPROTO;
-		if (type == PROTO_PENDING)
-			ret = mig_pending_decode((Vmmd__Pending *)msg, pending,
-						 d->ram_pages);
+		ret = take_message(d, type, msg, pending);
 		protobuf_c_message_free_unpacked(msg, NULL);
 		if (ret < 0)
 			return ret;
@@ -68,6 +77,7 @@ static int wait_barrier(struct mig_dest *d, uint64_t barrier)
 			mig_dest_wait(d);
 	}
 	pthread_mutex_unlock(&d->lock);
+	mig_dest_receivers_urgent(d, false);
 	return i == d->session->channels ? 0 : -ECONNRESET;
 }
 

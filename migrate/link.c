@@ -64,6 +64,7 @@ static const ProtobufCMessageDescriptor *const descriptors[PROTO_NR_TYPES] = {
 	[PROTO_CANCEL] = &vmmd__cancel__descriptor,
 	[PROTO_PING] = &vmmd__ping__descriptor,
 	[PROTO_REJOIN_REPLY] = &vmmd__rejoin_reply__descriptor,
+	[PROTO_URGENT] = &vmmd__urgent__descriptor,
 };
 
 static void fail(struct mig_link *l, int err, const char *why)
@@ -352,7 +353,7 @@ int mig_link_send(struct mig_link *l, enum proto_type type,
 	size_t bytes = protobuf_c_message_get_packed_size(msg);
 	struct proto_frame f = {
 		.type = (uint16_t)type,
-		.required = type != PROTO_PING,
+		.required = type != PROTO_PING && type != PROTO_URGENT,
 		.bytes = (uint32_t)bytes,
 	};
 	uint8_t *buf;

@@ -79,9 +79,8 @@ struct mig_source {
 	uint64_t *scratch; /* populated scan */
 	uint64_t barrier;
 	bool sends_ahead; /* the receiver understands AHEAD */
-	bool sends_urgent;
-	bool gave_disks; /* their locks: the receiver may have them */
-	uint8_t *state;  /* packed, of the instant saved_ns */
+	bool gave_disks;  /* their locks: the receiver may have them */
+	uint8_t *state;   /* packed, of the instant saved_ns */
 	size_t state_bytes;
 	uint64_t saved_ns;
 	uint64_t stopped_us; /* when the vCPUs were told to stop */
@@ -202,8 +201,6 @@ int mig_source_on_channel(struct mig_source *s, unsigned int channel,
  * written, or the rest still there because of postcopy_now or look_now.
  */
 void mig_source_send_todo(struct mig_source *s);
-/* On every data channel: the guest is about to stop, and waits for what follows. */
-int mig_source_send_urgent(struct mig_source *s);
 /* The next barrier on every data channel. */
 int mig_source_send_barrier(struct mig_source *s);
 

@@ -285,32 +285,20 @@ void mig_source_send_todo(struct mig_source *s)
 	mig_crew_run(s->crew, send_round_job, s);
 }
 
-static int send_everywhere(struct mig_source *s, const struct proto_batch *b)
+int mig_source_send_barrier(struct mig_source *s)
 {
+	struct proto_batch b = { .type = PROTO_BATCH_BARRIER };
 	uint8_t head[PROTO_BATCH_HEAD_MAX];
-	size_t bytes = proto_batch_encode(b, head);
 	unsigned int i;
+	size_t bytes;
 	int ret;
 
+	b.seq = ++s->barrier;
+	bytes = proto_batch_encode(&b, head);
 	for (i = 0; i < s->cfg.channels; i++) {
 		ret = mig_net_write(s->session->data_fds[i], head, bytes);
 		if (ret < 0)
 			return ret;
 	}
 	return 0;
-}
-
-int mig_source_send_urgent(struct mig_source *s)
-{
-	const struct proto_batch b = { .type = PROTO_BATCH_URGENT };
-
-	return s->sends_urgent ? send_everywhere(s, &b) : 0;
-}
-
-int mig_source_send_barrier(struct mig_source *s)
-{
-	const struct proto_batch b = { .type = PROTO_BATCH_BARRIER,
-				       .seq = ++s->barrier };
-
-	return send_everywhere(s, &b);
 }

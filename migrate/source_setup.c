@@ -195,7 +195,6 @@ int mig_source_agree(struct mig_source *s)
 	if (reply->n_reasons > 0)
 		ret = say_refused(s, reply);
 	s->sends_ahead = reply->takes_ahead;
-	s->sends_urgent = reply->takes_urgent;
 	/* Both machines have the same shape, and loading is much like saving. */
 	mig_converge_cost(&s->converge, MIG_COST_STATE, reply->state_us);
 	mig_converge_cost(&s->converge, MIG_COST_LOAD, reply->state_us);

@@ -209,6 +209,15 @@ static bool too_much(struct mig_source *s, uint64_t pages)
 				     mig_now_us() - s->stopped_us);
 }
 
+/* On the link, because the data channels may hold bulk that is still to be read. */
+static int say_urgent(struct mig_source *s, bool on)
+{
+	Vmmd__Urgent msg = VMMD__URGENT__INIT;
+
+	msg.on = on;
+	return mig_link_send(s->session->link, PROTO_URGENT, &msg.base);
+}
+
 /* The guest runs on. */
 static int revive(struct mig_source *s)
 {
@@ -221,7 +230,7 @@ static int revive(struct mig_source *s)
 	pthread_mutex_lock(&s->lock);
 	note_pause(s);
 	pthread_mutex_unlock(&s->lock);
-	return 0;
+	return say_urgent(s, false);
 }
 
 /*
@@ -293,7 +302,7 @@ int mig_source_switchover(struct mig_source *s, bool postcopy, bool *ret_done)
 {
 	int ret;
 
-	ret = mig_source_send_urgent(s);
+	ret = say_urgent(s, true);
 	if (ret < 0)
 		return ret;
 	vm_thread_urgent(pthread_self(), true);

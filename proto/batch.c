@@ -88,7 +88,6 @@ static int check_shape(const struct proto_batch *b, uint64_t total_pages)
 			       ? 0
 			       : -EBADMSG;
 	case PROTO_BATCH_BARRIER:
-	case PROTO_BATCH_URGENT:
 		return b->nr_runs == 0 && b->nr_sums == 0 ? 0 : -EBADMSG;
 	}
 	return -EBADMSG;

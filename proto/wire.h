@@ -68,6 +68,7 @@ enum proto_type {
 	PROTO_CANCEL,       /* either way, before the token */
 	PROTO_PING,         /* either way */
 	PROTO_REJOIN_REPLY, /* d->s */
+	PROTO_URGENT,       /* s->d before STATE; may go unheeded */
 	PROTO_NR_TYPES
 };
 
@@ -105,8 +106,7 @@ enum proto_batch_type {
 	PROTO_BATCH_ZERO,     /* runs of zero pages; no sums, no data */
 	PROTO_BATCH_BARRIER,  /* no runs: all before seq has been sent */
 	PROTO_BATCH_WANT,     /* fault channel, d->s: please send these now */
-	PROTO_BATCH_AHEAD, /* precopy: most likely data for these comes next */
-	PROTO_BATCH_URGENT /* precopy: the guest waits from here to a barrier */
+	PROTO_BATCH_AHEAD /* precopy: most likely data for these comes next */
 };
 
 /* Pages from the start of RAM. Zero runs may be long: see the decoder. */

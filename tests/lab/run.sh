@@ -318,7 +318,7 @@ start_beats() {
 # What its CPUs are at, once it no longer says anything itself. QEMU holds both
 # ends of both fifos while it lives; a write that nobody reads must not block.
 post_mortem() {
-	kill -0 "$qemu_pid" 2>/dev/null || return
+	[ -n "$qemu_pid" ] && kill -0 "$qemu_pid" 2>/dev/null || return
 	timeout "$post_mortem_limit_s" bash -c 'cat >"$0" <<-END
 		{"execute": "qmp_capabilities"}
 		{"execute": "human-monitor-command",
@@ -343,8 +343,12 @@ give_up() {
 
 # QEMU's own status tells a reset of the lab (0) from a crash of QEMU.
 died() {
+	local status
+
 	wait "$qemu_pid"
-	give_up 125 "the lab died (QEMU's status: $?) $1"
+	status=$?
+	qemu_pid=
+	give_up 125 "the lab died (QEMU's status: $status) $1"
 }
 
 # wait_for WORD LIMIT_S: the rest of the line that starts with WORD, in $answer.

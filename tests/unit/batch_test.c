@@ -88,9 +88,6 @@ static void test_pages_and_sums_must_agree(void **state)
 	in.type = PROTO_BATCH_BARRIER;
 	assert_int_equal(round_trip(&in, &out), -EBADMSG);
 	in = sample();
-	in.type = PROTO_BATCH_URGENT;
-	assert_int_equal(round_trip(&in, &out), -EBADMSG);
-	in = sample();
 	in.type = (enum proto_batch_type)77;
 	assert_int_equal(round_trip(&in, &out), -EBADMSG);
 }
