@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """Measure vmmd and QEMU side by side: the same guest, moved on the same host.
 
-versus.py [SCENARIO...] [--runs N] [--mem MIB] [--channels N] [--json] [--smoke]
+versus.py [SCENARIO...] [--runs N] [--mem MIB] [--channels N] [--as FORM] [--smoke]
+versus.py --from FILE [--as FORM]
 
 Each scenario alternates between the two, N times, and shows the median of each
 figure, its spread, and the ratio; beside it what a ratio is to be at most. Nothing
@@ -31,6 +32,7 @@ os.environ["GUEST_ELF"] = os.environ.get(
     "FELT_ELF", str(ROOT / "build/release/tests/bench/felt.elf"))
 
 import qemu  # noqa: E402
+import report  # noqa: E402
 from contenders import Qemu, Vmmd  # noqa: E402
 from vmmd import GIB, MIB, PATIENCE_S, Host  # noqa: E402
 
@@ -38,35 +40,6 @@ STREAMS = (1, 2, 4)
 CHANNELS = (0, 1, 2, 4)  # that QEMU's best is looked for among; 0: no multifd
 CALIBRATION_RUNS = 2
 SKIPPED = 77
-
-# key: (what it is, unit, digits)
-FIGURES = {
-    "wall_ms": ("until it runs there, all moved", "ms", 0),
-    "total_ms": ("  as the monitor says", "ms", 0),
-    "setup_ms": ("  of it setting up", "ms", 0),
-    "gb_per_s": ("memory moved", "GB/s", 2),
-    "of_tcp": ("  part of the best plain TCP copy", "", 2),
-    "felt_ms": ("longest stall the guest felt", "ms", 1),
-    "rest_ms": ("  longest before it was moved", "ms", 1),
-    "said_down_ms": ("  downtime as the monitor says", "ms", 1),
-    "wait_p50_us": ("wait for a missing page, median", "us", 0),
-    "wait_p99_us": ("  99%", "us", 0),
-    "wait_max_us": ("  longest", "us", 0),
-    "postcopy_ms": ("until all pages were there", "ms", 0),
-    "faults": ("pages asked for", "", 0),
-    "faults_per_s": ("  in a second of postcopy", "/s", 0),
-    "fault_p50_us": ("  median, as the monitor says", "us", 0),
-    "fault_p99_us": ("  99%, as the monitor says", "us", 0),
-    "rounds": ("rounds", "", 0),
-    "sent_gib": ("sent", "GiB", 2),
-    "cpu_s_per_gib": ("CPU time of both ends per GiB", "s", 3),
-    "cpu_source_s": ("  of it the source, to its end", "s", 3),
-    "cpu_target_s": ("  of it the destination", "s", 3),
-    "overhead_mib": ("resident beside the guest's RAM", "MiB", 1),
-    "others": ("CPUs taken by other processes", "", 2),
-    "stolen_ms": ("  CPU time that the host withheld", "ms", 0),
-}
-
 
 @dataclass
 class Scenario:
@@ -238,7 +211,7 @@ class Versus:
                 sample["of_tcp"] = sample["gb_per_s"] * 1e9 / best
         sides = {name: spread(taken) for name, taken in samples.items()}
         return {"row": scenario.row, "title": scenario.title,
-                "guest_bytes": size, "cpus": scenario.cpus,
+                "show": scenario.show, "guest_bytes": size, "cpus": scenario.cpus,
                 "limits_bytes_per_s": spread(limits) if limits else {},
                 **sides, "ratio": ratios(sides)}
 
@@ -260,49 +233,6 @@ def machine():
             "kernel": platform.release(), "qemu": qemu.version()}
 
 
-def print_side(figure, digits):
-    if not figure:
-        return f"{'-':>25}"
-    span = f"[{figure['min']:.{digits}f}..{figure['max']:.{digits}f}]"
-    return f"{figure['median']:9.{digits}f} {span:15}"
-
-
-def print_scenario(name, result):
-    if "skipped" in result:
-        print(f"\nSKIPPED {name}: {result['skipped']}")
-        return
-    print(f"\n{name} (row {result['row']}): {result['title']}, "
-          f"{result['guest_bytes'] / GIB:g} GiB, {result['cpus']} vCPU")
-    limits = result["limits_bytes_per_s"]
-    if limits:
-        print("  in between, GB/s: " + ", ".join(
-            f"{key if key == 'memcpy' else 'TCP x' + key} "
-            f"{rate['median'] / 1e9:.2f}" for key, rate in limits.items()))
-    print(f"  {'':34}{'vmmd':>9}{'':16}{'qemu':>9}{'':16}{'ratio':>6}  at most")
-    show = SCENARIOS[name].show | {"others": None, "stolen_ms": None}
-    for key, goal in show.items():
-        label, unit, digits = FIGURES[key]
-        ours, theirs = (result[side].get(key) for side in ("vmmd", "qemu"))
-        if not ours and not theirs:
-            continue
-        ratio = result["ratio"].get(key)
-        print(f"  {label:34}{print_side(ours, digits)}{print_side(theirs, digits)}"
-              f"{'' if ratio is None else f'{ratio:6.2f}':6}"
-              f"  {'' if goal is None else goal:<5} {unit}".rstrip())
-
-
-def print_table(report):
-    for key, value in report["machine"].items():
-        print(f"{key:12} {value}")
-    tried = ", ".join(f"{n or 'no multifd'}: {ms:.0f} ms" for n, ms in
-                      report["qemu_channels"]["wall_ms"].items())
-    print(f"channels     QEMU's best {report['qemu_channels']['best']} ({tried}); "
-          "vmmd's default")
-    print(f"runs         {report['runs']} each, alternating: median [least..most]")
-    for name, result in report["scenarios"].items():
-        print_scenario(name, result)
-
-
 def parse():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -315,7 +245,11 @@ def parse():
                         help="of QEMU's multifd, 0: none (default: the best)")
     parser.add_argument("--patience", type=float, default=PATIENCE_S,
                         help=f"seconds that a move may take ({PATIENCE_S:.0f})")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--as", dest="form", choices=report.FORMS, default="text",
+                        help="text (default), markdown, or json with all figures")
+    parser.add_argument("--from", dest="earlier", metavar="FILE",
+                        type=argparse.FileType(encoding="utf-8"),
+                        help="show what an earlier run said as json; measure nothing")
     parser.add_argument("--smoke", action="store_true",
                         help="only see that it works: 1 run of 16 MiB")
     args = parser.parse_args()
@@ -347,8 +281,19 @@ def measure(args):
             shutil.rmtree(directory)
 
 
+def show_earlier(args):
+    try:
+        report.FORMS[args.form](json.load(args.earlier))
+    except (KeyError, TypeError, ValueError) as error:
+        say(f"versus: {args.earlier.name} is not what --as json prints: {error!r}")
+        return 1
+    return 0
+
+
 def main():
     args = parse()
+    if args.earlier:
+        return show_earlier(args)
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         print("SKIPPED versus: no usable /dev/kvm")
         return SKIPPED
@@ -358,15 +303,11 @@ def main():
     # Terminated, it still ends what it has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
-        report = measure(args)
+        measured = measure(args)
     except (AssertionError, OSError) as error:
         say(f"versus: {type(error).__name__}: {error}")
         return 1
-    if args.json:
-        json.dump(report, sys.stdout, indent=2)
-        print()
-    else:
-        print_table(report)
+    report.FORMS[args.form](measured)
     return 0
 
 
