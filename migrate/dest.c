@@ -442,12 +442,17 @@ static void *dest_main(void *arg)
 
 static void init_locks(struct mig_dest *d)
 {
+	pthread_mutexattr_t lends;
 	pthread_condattr_t attr;
 
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&d->changed, &attr);
 	pthread_condattr_destroy(&attr);
+	pthread_mutexattr_init(&lends);
+	pthread_mutexattr_setprotocol(&lends, PTHREAD_PRIO_INHERIT);
+	pthread_mutex_init(&d->urgent_lock, &lends);
+	pthread_mutexattr_destroy(&lends);
 	pthread_mutex_init(&d->lock, NULL);
 	pthread_mutex_init(&d->want_lock, NULL);
 	pthread_mutex_init(&d->doom_lock, NULL);
@@ -469,6 +474,7 @@ static void free_storage(struct mig_dest *d)
 	close(d->wake_fd);
 	free(d->received);
 	free(d->suspect);
+	pthread_mutex_destroy(&d->urgent_lock);
 	pthread_mutex_destroy(&d->want_lock);
 	pthread_mutex_destroy(&d->doom_lock);
 	pthread_mutex_destroy(&d->lock);

@@ -13,6 +13,7 @@
 #include "vmm/urgent.h"
 
 #define URGENT_BATCHES     16
+#define URGENT_US_MAX      2000000
 #define POPULATE_PAGES_MIN 8
 
 /* What a channel thread works with; too big for its stack. */
@@ -233,17 +234,6 @@ static int take_zeros(struct mig_receiver *r, struct inbox *in)
 	return ret;
 }
 
-/* The receiver about itself, and who joins it. */
-static void be_urgent(struct mig_receiver *r, bool urgent)
-{
-	pthread_mutex_lock(&r->d->lock);
-	if (urgent != r->urgent) {
-		r->urgent = urgent;
-		vm_thread_urgent(r->thread, urgent);
-	}
-	pthread_mutex_unlock(&r->d->lock);
-}
-
 static int take_barrier(struct mig_receiver *r, const struct inbox *in)
 {
 	struct mig_dest *d = r->d;
@@ -257,19 +247,42 @@ static int take_barrier(struct mig_receiver *r, const struct inbox *in)
 	return 0;
 }
 
+/* urgent_lock is held, by the receiver or by who joins it. */
+static void set_urgent(struct mig_receiver *r, bool urgent)
+{
+	if (urgent == atomic_load(&r->urgent))
+		return;
+	atomic_store(&r->urgent, urgent);
+	vm_thread_urgent(r->thread, urgent);
+}
+
+/* A long pause is long for other reasons. Answers to faults are few. */
+static bool is_overdue(const struct mig_receiver *r)
+{
+	return is_bulk(r) &&
+	       mig_now_us() - atomic_load(&r->d->awaited_us) > URGENT_US_MAX;
+}
+
 /*
- * Urgent is who receives what the guest waits for. But who has had work for so many
- * batches in a row is at bulk work, whatever the source says.
+ * Who has had work for so many batches in a row is at bulk work, whatever the source
+ * says; out of work again, it waits for the last ones.
  */
 static void await_batch(struct mig_receiver *r)
 {
 	struct pollfd p = { .fd = r->fd, .events = POLLIN };
+	bool urgent;
 
-	bool busy;
-
+	if (!atomic_load(&r->awaited)) {
+		r->busy_batches = 0;
+		return;
+	}
 	r->busy_batches = poll(&p, 1, 0) == 0 ? 0 : r->busy_batches + 1;
-	busy = r->busy_batches >= URGENT_BATCHES;
-	be_urgent(r, atomic_load(&r->awaited) && !busy);
+	urgent = r->busy_batches < URGENT_BATCHES && !is_overdue(r);
+	if (urgent == atomic_load(&r->urgent))
+		return;
+	pthread_mutex_lock(&r->d->urgent_lock);
+	set_urgent(r, urgent && atomic_load(&r->awaited));
+	pthread_mutex_unlock(&r->d->urgent_lock);
 }
 
 static int take_batch(struct mig_receiver *r, struct inbox *in)
@@ -335,9 +348,9 @@ static int start_receiver(struct mig_dest *d, unsigned int slot, int fd)
 	/* Answers to faults always are. */
 	atomic_init(&r->awaited, !is_bulk(r));
 	/* The thread may want r->thread at once. */
-	pthread_mutex_lock(&d->lock);
+	pthread_mutex_lock(&d->urgent_lock);
 	ret = -pthread_create(&r->thread, NULL, receiver_main, r);
-	pthread_mutex_unlock(&d->lock);
+	pthread_mutex_unlock(&d->urgent_lock);
 	r->started = ret == 0;
 	return ret;
 }
@@ -360,12 +373,15 @@ void mig_dest_receivers_urgent(struct mig_dest *d, bool urgent)
 {
 	unsigned int i;
 
+	pthread_mutex_lock(&d->urgent_lock);
+	atomic_store(&d->awaited_us, mig_now_us());
 	for (i = 0; i < PROTO_CHANNELS_MAX; i++) {
 		if (!d->receivers[i].started)
 			continue;
 		atomic_store(&d->receivers[i].awaited, urgent);
-		be_urgent(&d->receivers[i], urgent);
+		set_urgent(&d->receivers[i], urgent);
 	}
+	pthread_mutex_unlock(&d->urgent_lock);
 }
 
 void mig_dest_stop_receivers(struct mig_dest *d)

@@ -33,8 +33,9 @@ struct mig_receiver {
 	int fd;               /* the session's */
 	pthread_t thread;
 	bool started;
+	/* Written under d's urgent_lock. */
 	atomic_bool awaited; /* the guest waits for what comes here */
-	bool urgent;         /* the thread; under d's lock */
+	atomic_bool urgent;  /* the thread */
 	unsigned int busy_batches;
 	struct mig_flight flight; /* in postcopy */
 };
@@ -72,6 +73,9 @@ struct mig_dest {
 	bool paused_at_source; /* do not let it run after the token */
 	uint64_t ram_pages;    /* constant from the first channel on */
 	struct mig_receiver receivers[PROTO_CHANNELS_MAX + 1];
+	/* Lends priority; nothing is locked inside. */
+	pthread_mutex_t urgent_lock;
+	atomic_uint_least64_t awaited_us; /* since when receivers are */
 
 	/*
 	 * Set before READY is sent, then constant until the migration has

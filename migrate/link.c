@@ -346,7 +346,7 @@ void mig_link_free(struct mig_link *l)
 	free(l);
 }
 
-/* Everything but a PING must be understood. */
+/* PING and URGENT need not be understood; all else must be. */
 int mig_link_send(struct mig_link *l, enum proto_type type,
 		  const ProtobufCMessage *msg)
 {

@@ -2,7 +2,7 @@
 
 A contender boots a guest, moves it, and tells what that cost, always in the same
 steps: boot, memory for the other side warmed, a look at the clocks, the move, a
-look at the clocks. Both give a dict of the same figures; see FIGURES in versus.py.
+look at the clocks. Both give a dict of the same figures; see FIGURES in report.py.
 """
 
 import os

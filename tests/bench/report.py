@@ -82,8 +82,8 @@ def text_scenario(name, result):
 def text(report):
     for key, value in report["machine"].items():
         print(f"{key:12} {value}")
-    tried = ", ".join(f"{n or 'no multifd'}: {ms:.0f} ms" for n, ms in
-                      report["qemu_channels"]["wall_ms"].items())
+    tried = ", ".join(f"{'no multifd' if n == '0' else n}: {ms:.0f} ms"
+                      for n, ms in report["qemu_channels"]["wall_ms"].items())
     print(f"channels     QEMU's best {report['qemu_channels']['best']} ({tried}); "
           "vmmd's default")
     print(f"runs         {report['runs']} each, alternating: median [least..most]")
@@ -116,6 +116,11 @@ def markdown_scenario(name, result):
 
 def markdown(report):
     """The tables of docs/performance.md."""
+    print("| | |\n|---|---|")
+    for key, value in report["machine"].items():
+        print(f"| {key} | {value} |")
+    print(f"| QEMU's multifd channels | {report['qemu_channels']['best']} |")
+    print(f"| runs | {report['runs']} each, in turns |")
     for name, result in report["scenarios"].items():
         markdown_scenario(name, result)
 

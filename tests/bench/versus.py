@@ -41,6 +41,7 @@ CHANNELS = (0, 1, 2, 4)  # that QEMU's best is looked for among; 0: no multifd
 CALIBRATION_RUNS = 2
 SKIPPED = 77
 
+
 @dataclass
 class Scenario:
     """What is moved and how. show: figures, and what their ratio may be at most."""
@@ -180,10 +181,10 @@ class Versus:
         totals = {}
         for channels in CHANNELS:
             self.qemu.channels = channels
-            totals[channels] = statistics.median(
+            totals[str(channels)] = statistics.median(
                 self.sample(self.qemu, SCENARIOS["idle-precopy"])["wall_ms"]
                 for _ in range(CALIBRATION_RUNS))
-        self.qemu.channels = min(totals, key=totals.get)
+        self.qemu.channels = int(min(totals, key=totals.get))
         return {"wall_ms": totals, "best": self.qemu.channels}
 
     @staticmethod
@@ -253,6 +254,8 @@ def parse():
     parser.add_argument("--smoke", action="store_true",
                         help="only see that it works: 1 run of 16 MiB")
     args = parser.parse_args()
+    if args.earlier and args.scenarios:
+        parser.error("--from shows all that FILE has: name no scenarios")
     unknown = [name for name in args.scenarios if name not in SCENARIOS]
     if unknown:
         parser.error(f"no such scenario: {' '.join(unknown)}")
@@ -284,7 +287,7 @@ def measure(args):
 def show_earlier(args):
     try:
         report.FORMS[args.form](json.load(args.earlier))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         say(f"versus: {args.earlier.name} is not what --as json prints: {error!r}")
         return 1
     return 0
