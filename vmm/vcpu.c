@@ -57,11 +57,25 @@ static int set_cpuid(struct vm_cpu *c)
 	return ret;
 }
 
+/*
+ * The rate of a new vCPU's TSC may be one that KVM itself has refused, without a
+ * word, and then no timer of the vCPU's works: it is what the host took its TSC for
+ * when KVM was loaded, unless the TSC is known to be constant, and the host may have
+ * measured it better since (kvm_timer_init(), kvm_set_tsc_khz() of Linux 6.12). So
+ * it is asked for the rate of today, which 0 stands for.
+ */
+static int host_tsc_khz(struct vm_cpu *c)
+{
+	int ret = vm_ioctl_num(c->fd, KVM_SET_TSC_KHZ, 0);
+
+	return ret < 0 ? ret : vm_ioctl_num(c->fd, KVM_GET_TSC_KHZ, 0);
+}
+
 /* vm->tsc_khz is the wish, 0 for none; the first vCPU turns it into a fact. */
 static int set_tsc_khz(struct vm_cpu *c, char **err)
 {
 	struct vm *vm = c->vm;
-	int host_khz = vm_ioctl_num(c->fd, KVM_GET_TSC_KHZ, 0);
+	int host_khz = host_tsc_khz(c);
 	struct kvm_device_attr attr = { .group = KVM_VCPU_TSC_CTRL,
 					.attr = KVM_VCPU_TSC_OFFSET };
 	int ret;

@@ -1,6 +1,7 @@
 """run.sh itself: what it promises, each claim one test. Boots a lab per test."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -71,6 +72,23 @@ def test_a_parameter_that_does_not_exist_is_refused():
     status, _, err = lab("--kvm-param", "kvm.nonsense=1", command=["true"])
     assert status == DIED
     assert "no parameter kvm.nonsense" in err
+
+
+def early_tsc_error_ppm(*options):
+    """How wrong the lab's kernel is about its TSC until it has measured it itself."""
+    status, out, _ = lab(*options, command=shell(
+        "until dmesg | grep 'Refined TSC'; do sleep 1; done; cat /proc/cmdline"))
+    assert status == 0
+    refined_khz = float(re.search(r"calibration: ([0-9.]+) MHz", out)[1]) * 1000
+    return (int(re.search(r"tsc_early_khz=(\d+)", out)[1]) / refined_khz - 1) * 1e6
+
+
+def test_its_kernel_knows_its_tsc_from_the_start():
+    assert abs(early_tsc_error_ppm()) < 100
+
+
+def test_or_is_as_wrong_about_its_tsc_as_told():
+    assert -1100 < early_tsc_error_ppm("--tsc-error", "-1000") < -900
 
 
 def test_only_writable_directories_are_written(tmp_path):
