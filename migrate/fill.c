@@ -111,7 +111,7 @@ static bool wait_for(struct mig_fill *f, uint64_t page, uint64_t since_us)
 	return pending;
 }
 
-/* Fault thread. */
+/* A fault thread. */
 static void on_missing(void *ctx, uint64_t page)
 {
 	struct mig_fill *f = ctx;

@@ -6,8 +6,8 @@
  * missing pages are zeros and are served here.
  *
  * Invariants:
- * - A pending bit is cleared only after the page is installed, so the fault
- *   thread can never take a page on its way for a zero page.
+ * - A pending bit is cleared only after the page is installed, so no fault
+ *   thread can take a page on its way for a zero page.
  * - A page is installed by UFFDIO_COPY only, which never replaces one: no older
  *   copy can overwrite what the guest wrote.
  * - From new to free RAM is held (vm_mem_hold): a pending page stays pending until
@@ -15,8 +15,9 @@
  * - While protect is set, pages arrive write protected, and setting it waits for
  *   installs under way: no page slips in unprotected after it.
  *
- * Threads: new/free: the operation's; place: any; want runs on the fault thread
- *          or on one that called mig_fill_ensure() or mig_fill_want_again().
+ * Threads: new/free: the operation's; place: any; want runs on fault threads,
+ *          several at once, and on those that called mig_fill_ensure() or
+ *          mig_fill_want_again().
  *          Other operations than the fill's own hold it while they use it:
  *          mig_guest_fill_get().
  * Units:   pages of VM_PAGE_BYTES (on hugetlb a fill is refused).
@@ -65,14 +66,14 @@ void mig_fill_want_again(struct mig_fill *f);
 /*
  * Wait until pages [page, +nr) are here, asking for them; false from keep_going
  * gives up with -ECANCELED; -EIO when the fill ended or failed before. For
- * threads other than the fault thread.
+ * threads other than the fault threads.
  */
 int mig_fill_ensure(struct mig_fill *f, uint64_t page, uint64_t nr,
 		    bool (*keep_going)(void *ctx), void *ctx);
 /*
  * Lets go of everybody who waits for a page: it reads as zero, as in
  * mig_fill_free(), which is still due. For a machine that will never run, from
- * any thread but the fault thread.
+ * any thread but the fault threads.
  */
 void mig_fill_abandon(struct mig_fill *f);
 /* The supplier cannot go on: mig_fill_ensure() stops waiting. */

@@ -41,7 +41,8 @@ int mig_guest_uffd(struct mig_guest *g, struct uffd **ret_uffd, char **err)
 	pthread_mutex_lock(&g->lock);
 	if (!g->uffd)
 		ret = uffd_new(vm_mem_base(mem), vm_mem_bytes(mem),
-			       vm_mem_host_page_bytes(mem), &g->uffd, err);
+			       vm_mem_host_page_bytes(mem), vm_nr_cpus(g->vm),
+			       &g->uffd, err);
 	if (ret == 0)
 		*ret_uffd = g->uffd;
 	pthread_mutex_unlock(&g->lock);

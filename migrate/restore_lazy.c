@@ -116,7 +116,7 @@ static void release_loader(struct restore_lazy *l, uint64_t page)
 		mig_fill_place(l->fill, page, 1, NULL);
 }
 
-/* Fault thread, or one in mig_fill_ensure(). */
+/* A fault thread, or one in mig_fill_ensure(). */
 static void on_want(void *ctx, uint64_t page)
 {
 	struct restore_lazy *l = ctx;

@@ -1,7 +1,7 @@
 /*
  * migrate/restore_lazy.h: guest memory filled from a snapshot while it runs.
  *
- * The fault thread reads what the guest waits for, with its neighbours; the
+ * The fault threads read what the guest waits for, with its neighbours; the
  * restore's thread reads the rest in file order and stands back for faults. No
  * page is installed before its sum has been checked.
  *

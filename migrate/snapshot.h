@@ -9,7 +9,7 @@
  * are being written; the guest runs unless cfg.stop), then an end. Whatever
  * fails, the guest goes on and nothing is left of the directory.
  * Threads: start, cancel, free: main thread. status: any. Own threads: one that
- *          sweeps; page saving also on the uffd's fault thread.
+ *          sweeps; page saving also on the uffd's fault threads.
  * Borrows: the guest, until free.
  */
 #ifndef MIGRATE_SNAPSHOT_H

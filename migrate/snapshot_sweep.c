@@ -42,10 +42,10 @@ struct snap_sweep {
 	struct mig_histogram faults;
 	struct snap_pool sweep_pool; /* the sweeper's */
 	struct snap_pool fault_pool;
-	struct snap_pool spare_pool; /* one chunk: the fault thread's */
+	struct snap_pool spare_pool; /* a chunk for each fault thread */
 	bool have_pools;
 	pthread_mutex_t lock;
-	/* Under lock: copies of the fault thread, for the sweeper to write. */
+	/* Under lock: copies of the fault threads, for the sweeper to write. */
 	struct snap_chunk *queue;
 	/* Under lock: faults on units that the sweeper is copying. */
 	struct swept_waiter {
@@ -100,7 +100,7 @@ static struct snap_chunk *queue_take(struct snap_sweep *s)
 	return list;
 }
 
-/* Fault thread, unit claimed. The guest waits for the copy, not for the disk. */
+/* A fault thread, unit claimed. The guest waits for the copy, not for the disk. */
 static void save_unit(struct snap_sweep *s, uint64_t unit, uint64_t since_us)
 {
 	struct snap_chunk *c = snap_pool_get(&s->fault_pool);
@@ -138,7 +138,7 @@ static bool wait_for_sweeper(struct snap_sweep *s, uint64_t unit,
 	return due;
 }
 
-/* Fault thread. */
+/* A fault thread. */
 static void on_write(void *ctx, uint64_t unit)
 {
 	struct snap_sweep *s = ctx;
@@ -190,7 +190,7 @@ static int init_pools(struct snap_sweep *s)
 	ret = snap_pool_init(&s->fault_pool, nr_fault, s->unit);
 	if (ret < 0)
 		goto fini_sweep;
-	ret = snap_pool_init(&s->spare_pool, 1, s->unit);
+	ret = snap_pool_init(&s->spare_pool, UFFD_LANES_MAX, s->unit);
 	if (ret < 0)
 		goto fini_fault;
 	s->have_pools = true;

@@ -2,10 +2,10 @@
  * migrate/snapshot_sweep.h: every page of the instant of the stop, saved once.
  *
  * The set S of pages that may hold data is fixed while the guest is stopped;
- * what is not in it was zero and is a hole. Two threads save: the sweeper in
- * file order, and the fault thread whatever the guest is about to write. A page
- * is claimed by clearing its bit in `todo`, atomically, so exactly one of them
- * copies it, and it stays protected until it has been copied.
+ * what is not in it was zero and is a hole. The sweeper saves in file order, and
+ * the fault threads whatever the guest is about to write. A page is claimed by
+ * clearing its bit in `todo`, atomically, so exactly one of them copies it, and
+ * it stays protected until it has been copied.
  *
  * Bits stand for host pages: on hugetlb the kernel protects nothing smaller.
  *

@@ -1,7 +1,6 @@
 #include "uffd/uffd.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -12,43 +11,47 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "compat/linux.h"
-
-/*
- * What we ask the kernel for. WP_UNPOPULATED is left out on purpose: whoever
- * protects memory knows which of it is populated, and a mark on every empty
- * page would cost page tables and faults for pages that nobody saves.
- */
-#define UFFD_FEATURES                                                          \
-	(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MISSING_SHMEM |         \
-	 UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_WP_HUGETLBFS_SHMEM)
+#include "uffd/open.h"
 
 #define FAULTS_PER_READ 16
+/* So that neighbours on either side of a border are few, and VMAs, too. */
+#define STRIPES_PER_LANE 16
+#define STRIPE_BYTES_MIN (2u << 20) /* no huge page is cut */
 
 struct uffd_user {
 	uffd_handler *handler; /* NULL: nobody */
 	void *ctx;
 };
 
-struct uffd {
-	/* Set by uffd_new(), constant after: any thread. */
+/* A userfaultfd for every nr_lanes-th stripe of the mapping, and its thread. */
+struct lane {
+	struct uffd *u;
 	int fd;
-	int quit_fd;   /* eventfd: the fault thread shall end */
-	uint8_t *base; /* borrowed */
-	size_t bytes;
-	size_t page_bytes;
-	void *zeros; /* a page of them for hugetlb, else NULL: see uffd_zero() */
 	pthread_t thread;
-	atomic_uint protects; /* uffd_protect() to the handler: see there */
-	/* Start and stop, one after the other; never taken by the fault thread. */
-	pthread_mutex_t control;
-	uint64_t registered; /* UFFDIO_REGISTER_MODE_*, under control */
+	bool started;
 	/* Held while a handler runs, so that stop can wait for it. */
 	pthread_mutex_t lock;
 	struct uffd_user users[UFFD_NR_MODES];
+};
+
+struct uffd {
+	/* Set by uffd_new(), constant after: any thread. */
+	int quit_fd;   /* eventfd: the fault threads shall end */
+	uint8_t *base; /* borrowed */
+	size_t bytes;
+	size_t page_bytes;
+	uint64_t stripe_pages;
+	void *zeros; /* a page of them for hugetlb, else NULL: see uffd_zero() */
+	unsigned int nr_lanes;
+	struct lane lanes[UFFD_LANES_MAX];
+	atomic_uint protects; /* uffd_protect() to the handler: see there */
+	/* Start and stop, one after the other; never taken by a fault thread. */
+	pthread_mutex_t control;
+	bool used[UFFD_NR_MODES]; /* under control, as is this: */
+	uint64_t registered;      /* UFFDIO_REGISTER_MODE_* */
 };
 
 static const uint64_t register_mode[UFFD_NR_MODES] = {
@@ -56,137 +59,88 @@ static const uint64_t register_mode[UFFD_NR_MODES] = {
 	[UFFD_WP] = UFFDIO_REGISTER_MODE_WP,
 };
 
-/*
- * Never UFFD_USER_MODE_ONLY: KVM touches guest memory from inside the kernel,
- * and KVM_RUN would fail with EFAULT.
- */
-static int open_userfaultfd(void)
-{
-	int flags = O_CLOEXEC | O_NONBLOCK;
-	int dev, fd = -1;
-
-	dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-	if (dev >= 0) {
-		fd = ioctl(dev, USERFAULTFD_IOC_NEW, flags);
-		close(dev);
-	}
-	if (fd < 0)
-		fd = (int)syscall(SYS_userfaultfd, flags);
-	return fd < 0 ? -errno : fd;
-}
-
-/* The handshake is done once per fd: asking with none tells what there is. */
-static int handshake(int fd, uint64_t features, uint64_t *ret_features)
-{
-	struct uffdio_api api = { .api = UFFD_API, .features = features };
-
-	if (ioctl(fd, UFFDIO_API, &api) < 0)
-		return -errno;
-	*ret_features = api.features;
-	return 0;
-}
-
-static const char *cure(int ret)
-{
-	switch (ret) {
-	case -EPERM:
-	case -EACCES:
-		return "give this user read and write access to "
-		       "/dev/userfaultfd, or set "
-		       "vm.unprivileged_userfaultfd=1, "
-		       "or run with CAP_SYS_PTRACE";
-	case -ENOSYS:
-		return "the kernel is built without CONFIG_USERFAULTFD";
-	case -EMFILE:
-	case -ENFILE:
-		return "raise the limit of open files";
-	default:
-		return "a seccomp filter or container may forbid it";
-	}
-}
-
-/* fd with nothing agreed yet, or -errno and why not. */
-static int open_checked(struct uffd_caps *caps)
-{
-	uint64_t features = 0;
-	int fd, ret;
-
-	memset(caps, 0, sizeof(*caps));
-	fd = open_userfaultfd();
-	if (fd < 0) {
-		snprintf(caps->why, sizeof(caps->why),
-			 "userfaultfd cannot be opened (%s): %s", strerror(-fd),
-			 cure(fd));
-		return fd;
-	}
-	ret = handshake(fd, 0, &features);
-	close(fd);
-	caps->wp = features & UFFD_FEATURE_PAGEFAULT_FLAG_WP;
-	caps->shmem = (features & UFFD_FEATURE_MISSING_SHMEM) &&
-		      (features & UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
-	caps->hugetlbfs = (features & UFFD_FEATURE_MISSING_HUGETLBFS) &&
-			  (features & UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
-	if (ret < 0 || (features & UFFD_FEATURES) != UFFD_FEATURES) {
-		snprintf(caps->why, sizeof(caps->why),
-			 "the kernel's userfaultfd lacks features 0x%llx: "
-			 "Linux 5.19 or newer with "
-			 "CONFIG_HAVE_ARCH_USERFAULTFD_WP has them",
-			 (unsigned long long)(UFFD_FEATURES & ~features));
-		return ret < 0 ? ret : -EOPNOTSUPP;
-	}
-	caps->usable = true;
-	return open_userfaultfd();
-}
-
-void uffd_probe(struct uffd_caps *ret_caps)
-{
-	int fd = open_checked(ret_caps);
-
-	if (fd >= 0)
-		close(fd);
-}
-
 static uint8_t *page_hva(const struct uffd *u, uint64_t page)
 {
 	return u->base + page * u->page_bytes;
 }
 
+static uint64_t all_pages(const struct uffd *u)
+{
+	return u->bytes / u->page_bytes;
+}
+
 static int check_range(const struct uffd *u, uint64_t page, uint64_t nr)
 {
-	uint64_t pages = u->bytes / u->page_bytes;
+	uint64_t pages = all_pages(u);
 
 	return page > pages || nr > pages - page ? -EINVAL : 0;
 }
 
-static int wake(struct uffd *u, uint64_t page, uint64_t nr)
-{
-	struct uffdio_range range = {
-		.start = (uintptr_t)page_hva(u, page),
-		.len = nr * u->page_bytes,
-	};
+/* A stretch of one stripe, for the kernel takes no more in one call. */
+struct part {
+	const struct lane *lane;
+	uint64_t page;
+	uint64_t nr;
+	struct uffdio_range range;
+};
 
-	return ioctl(u->fd, UFFDIO_WAKE, &range) < 0 ? -errno : 0;
+/* The part of [page, +nr) that begins with page. */
+static struct part first_part(const struct uffd *u, uint64_t page, uint64_t nr)
+{
+	uint64_t stripe = page / u->stripe_pages;
+	uint64_t left = (stripe + 1) * u->stripe_pages - page;
+	struct part p = { .lane = &u->lanes[stripe % u->nr_lanes],
+			  .page = page,
+			  .nr = nr < left ? nr : left };
+
+	p.range.start = (uintptr_t)page_hva(u, page);
+	p.range.len = p.nr * u->page_bytes;
+	return p;
 }
 
-static int write_protect(struct uffd *u, uint64_t page, uint64_t nr,
-			 uint64_t mode)
+/* op for every part of [page, +nr), until one fails. */
+static int for_parts(const struct uffd *u, uint64_t page, uint64_t nr,
+		     int (*op)(const struct part *p, uint64_t mode),
+		     uint64_t mode)
 {
-	struct uffdio_writeprotect wp = {
-		.range.start = (uintptr_t)page_hva(u, page),
-		.range.len = nr * u->page_bytes,
-		.mode = mode,
-	};
+	int ret = 0;
 
-	if (check_range(u, page, nr) < 0)
-		return -EINVAL;
-	if (nr == 0)
-		return 0;
-	while (ioctl(u->fd, UFFDIO_WRITEPROTECT, &wp) < 0) {
+	while (nr > 0 && ret == 0) {
+		struct part p = first_part(u, page, nr);
+
+		ret = op(&p, mode);
+		page += p.nr;
+		nr -= p.nr;
+	}
+	return ret;
+}
+
+static int wake_part(const struct part *p, uint64_t unused)
+{
+	struct uffdio_range range = p->range;
+
+	(void)unused;
+	return ioctl(p->lane->fd, UFFDIO_WAKE, &range) < 0 ? -errno : 0;
+}
+
+static int write_protect_part(const struct part *p, uint64_t mode)
+{
+	struct uffdio_writeprotect wp = { .range = p->range, .mode = mode };
+
+	while (ioctl(p->lane->fd, UFFDIO_WRITEPROTECT, &wp) < 0) {
 		if (errno != EAGAIN && errno != EINTR)
 			return -errno;
 		sched_yield(); /* the mapping is changing */
 	}
 	return 0;
+}
+
+static int write_protect(struct uffd *u, uint64_t page, uint64_t nr,
+			 uint64_t mode)
+{
+	if (check_range(u, page, nr) < 0)
+		return -EINVAL;
+	return for_parts(u, page, nr, write_protect_part, mode);
 }
 
 int uffd_protect(struct uffd *u, uint64_t page, uint64_t nr)
@@ -205,30 +159,26 @@ int uffd_unprotect(struct uffd *u, uint64_t page, uint64_t nr)
  * One ioctl. Returns the bytes it installed, or -errno if that is none; after
  * a part the kernel says EAGAIN, and the reason shows at the next call.
  */
-static int64_t copy_some(struct uffd *u, uint8_t *dst, const uint8_t *src,
-			 uint64_t bytes, bool protect)
+static int64_t copy_some(const struct part *p, const uint8_t *src, bool protect)
 {
 	struct uffdio_copy copy = {
-		.dst = (uintptr_t)dst,
+		.dst = p->range.start,
 		.src = (uintptr_t)src,
-		.len = bytes,
+		.len = p->range.len,
 		.mode = protect ? UFFDIO_COPY_MODE_WP : 0,
 	};
 
-	if (ioctl(u->fd, UFFDIO_COPY, &copy) == 0)
-		return (int64_t)bytes;
+	if (ioctl(p->lane->fd, UFFDIO_COPY, &copy) == 0)
+		return (int64_t)p->range.len;
 	return copy.copy > 0 ? copy.copy : -errno;
 }
 
-static int64_t zero_some(struct uffd *u, uint8_t *dst, uint64_t bytes)
+static int64_t zero_some(const struct part *p)
 {
-	struct uffdio_zeropage zero = {
-		.range.start = (uintptr_t)dst,
-		.range.len = bytes,
-	};
+	struct uffdio_zeropage zero = { .range = p->range };
 
-	if (ioctl(u->fd, UFFDIO_ZEROPAGE, &zero) == 0)
-		return (int64_t)bytes;
+	if (ioctl(p->lane->fd, UFFDIO_ZEROPAGE, &zero) == 0)
+		return (int64_t)p->range.len;
 	return zero.zeropage > 0 ? zero.zeropage : -errno;
 }
 
@@ -240,22 +190,20 @@ static int install(struct uffd *u, uint64_t page, uint64_t nr,
 		   const uint8_t *src, bool protect)
 {
 	uint64_t end = page + nr;
-	int64_t done;
 
 	if (check_range(u, page, nr) < 0)
 		return -EINVAL;
 	while (page < end) {
-		uint64_t bytes = (end - page) * u->page_bytes;
+		struct part p = first_part(u, page, end - page);
+		int64_t done = src ? copy_some(&p, src, protect)
+				   : zero_some(&p);
 
-		done = src ? copy_some(u, page_hva(u, page), src, bytes,
-				       protect)
-			   : zero_some(u, page_hva(u, page), bytes);
 		if (done == -EAGAIN || done == -EINTR) {
 			sched_yield(); /* the mapping is changing */
 			continue;
 		}
 		if (done == -EEXIST) {
-			wake(u, page, 1);
+			for_parts(u, page, 1, wake_part, 0);
 			done = (int64_t)u->page_bytes;
 		}
 		if (done < 0)
@@ -290,8 +238,9 @@ int uffd_zero(struct uffd *u, uint64_t page, uint64_t nr)
  * while the other went on (registrations cannot be narrowed), and what it gets
  * is what stop promised.
  */
-static void handle_fault(struct uffd *u, const struct uffd_msg *msg)
+static void handle_fault(struct lane *lane, const struct uffd_msg *msg)
 {
+	struct uffd *u = lane->u;
 	enum uffd_mode mode = UFFD_MISSING;
 	const struct uffd_user *user;
 	uint64_t page;
@@ -304,32 +253,32 @@ static void handle_fault(struct uffd *u, const struct uffd_msg *msg)
 	page = (msg->arg.pagefault.address - (uintptr_t)u->base) /
 	       u->page_bytes;
 
-	pthread_mutex_lock(&u->lock);
-	user = &u->users[mode];
+	pthread_mutex_lock(&lane->lock);
+	user = &lane->users[mode];
 	if (user->handler)
 		user->handler(user->ctx, page);
 	else if (mode == UFFD_WP)
 		uffd_unprotect(u, page, 1);
 	else
 		uffd_zero(u, page, 1);
-	pthread_mutex_unlock(&u->lock);
+	pthread_mutex_unlock(&lane->lock);
 }
 
 static void *fault_thread(void *arg)
 {
-	struct uffd *u = arg;
+	struct lane *lane = arg;
 	struct uffd_msg msgs[FAULTS_PER_READ];
 	struct pollfd fds[] = {
-		{ .fd = u->fd, .events = POLLIN },
-		{ .fd = u->quit_fd, .events = POLLIN },
+		{ .fd = lane->fd, .events = POLLIN },
+		{ .fd = lane->u->quit_fd, .events = POLLIN },
 	};
 
 	for (;;) {
-		ssize_t bytes = read(u->fd, msgs, sizeof(msgs));
+		ssize_t bytes = read(lane->fd, msgs, sizeof(msgs));
 		size_t nr = bytes < 0 ? 0 : (size_t)bytes / sizeof(msgs[0]);
 
 		for (size_t i = 0; i < nr; i++)
-			handle_fault(u, &msgs[i]);
+			handle_fault(lane, &msgs[i]);
 		if (nr == 0)
 			poll(fds, 2, -1);
 		if (fds[1].revents)
@@ -352,43 +301,51 @@ static int make_zeros(struct uffd *u)
 	return 0;
 }
 
-static int start_thread(struct uffd *u)
+static int start_lane(struct uffd *u, unsigned int i, char **err)
 {
+	struct lane *lane = &u->lanes[i];
+	char name[16];
 	int ret;
 
-	u->quit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (u->quit_fd < 0)
-		return -errno;
-	ret = -pthread_create(&u->thread, NULL, fault_thread, u);
-	if (ret < 0)
-		close(u->quit_fd);
-	else
-		pthread_setname_np(u->thread, "fault/0");
+	lane->u = u;
+	lane->fd = uffd_open(err);
+	if (lane->fd < 0)
+		return lane->fd;
+	pthread_mutex_init(&lane->lock, NULL);
+	u->nr_lanes++; /* so it will be ended */
+	ret = -pthread_create(&lane->thread, NULL, fault_thread, lane);
+	lane->started = ret == 0;
+	snprintf(name, sizeof(name), "fault/%u", i);
+	if (ret == 0)
+		pthread_setname_np(lane->thread, name);
 	return ret;
 }
 
-static int open_agreed(char **err)
+static void end_lanes(struct uffd *u)
 {
-	struct uffd_caps caps;
-	uint64_t features;
-	int fd, ret;
+	uint64_t one = 1;
 
-	fd = open_checked(&caps);
-	if (fd < 0) {
-		if (err)
-			*err = strdup(caps.why);
-		return fd;
+	while (write(u->quit_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+		;
+	for (unsigned int i = 0; i < u->nr_lanes; i++) {
+		if (u->lanes[i].started)
+			pthread_join(u->lanes[i].thread, NULL);
+		close(u->lanes[i].fd);
+		pthread_mutex_destroy(&u->lanes[i].lock);
 	}
-	ret = handshake(fd, UFFD_FEATURES, &features);
-	if (ret < 0) {
-		close(fd);
-		return ret;
-	}
-	return fd;
+}
+
+static uint64_t stripe_pages(const struct uffd *u, unsigned int nr_lanes)
+{
+	uint64_t unit = u->page_bytes > STRIPE_BYTES_MIN ? u->page_bytes
+							 : STRIPE_BYTES_MIN;
+	uint64_t share = u->bytes / (nr_lanes * STRIPES_PER_LANE);
+
+	return (share / unit + 1) * unit / u->page_bytes;
 }
 
 int uffd_new(uint8_t *base, size_t bytes, size_t page_bytes,
-	     struct uffd **ret_uffd, char **err)
+	     unsigned int nr_lanes, struct uffd **ret_uffd, char **err)
 {
 	struct uffd *u = calloc(1, sizeof(*u));
 	int ret;
@@ -398,68 +355,90 @@ int uffd_new(uint8_t *base, size_t bytes, size_t page_bytes,
 	u->base = base;
 	u->bytes = bytes;
 	u->page_bytes = page_bytes;
+	nr_lanes = nr_lanes < UFFD_LANES_MAX ? nr_lanes : UFFD_LANES_MAX;
+	u->stripe_pages = stripe_pages(u, nr_lanes);
 	pthread_mutex_init(&u->control, NULL);
-	pthread_mutex_init(&u->lock, NULL);
 	ret = make_zeros(u);
 	if (ret < 0)
 		goto free_u;
-	ret = open_agreed(err);
-	if (ret < 0)
+	u->quit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (u->quit_fd < 0) {
+		ret = -errno;
 		goto unmap_zeros;
-	u->fd = ret;
-	ret = start_thread(u);
+	}
+	for (unsigned int i = 0; ret == 0 && i < nr_lanes; i++)
+		ret = start_lane(u, i, err);
 	if (ret < 0)
-		goto close_fd;
+		goto end_lanes;
 	*ret_uffd = u;
 	return 0;
-close_fd:
-	close(u->fd);
+end_lanes:
+	end_lanes(u);
+	close(u->quit_fd);
 unmap_zeros:
 	if (u->zeros)
 		munmap(u->zeros, page_bytes);
 free_u:
+	pthread_mutex_destroy(&u->control);
 	free(u);
 	return ret;
 }
 
-static int register_all(struct uffd *u, uint64_t modes)
+static int register_part(const struct part *p, uint64_t modes)
 {
-	struct uffdio_register reg = {
-		.range.start = (uintptr_t)u->base,
-		.range.len = u->bytes,
-		.mode = modes,
-	};
+	struct uffdio_register reg = { .range = p->range, .mode = modes };
 
-	if (u->registered == modes)
-		return 0;
-	if (ioctl(u->fd, UFFDIO_REGISTER, &reg) < 0)
-		return -errno;
-	u->registered = modes;
-	return 0;
+	return ioctl(p->lane->fd, UFFDIO_REGISTER, &reg) < 0 ? -errno : 0;
+}
+
+static int unregister_part(const struct part *p, uint64_t unused)
+{
+	struct uffdio_range range = p->range;
+
+	(void)unused;
+	return ioctl(p->lane->fd, UFFDIO_UNREGISTER, &range) < 0 ? -errno : 0;
 }
 
 /* Unregistering wakes only those who miss a page; the rest is woken by hand. */
 static int unregister_all(struct uffd *u)
 {
-	struct uffdio_range range = {
-		.start = (uintptr_t)u->base,
-		.len = u->bytes,
-	};
+	int ret;
 
 	if (!u->registered)
 		return 0;
-	if (ioctl(u->fd, UFFDIO_UNREGISTER, &range) < 0)
-		return -errno;
+	ret = for_parts(u, 0, all_pages(u), unregister_part, 0);
+	if (ret < 0)
+		return ret;
 	u->registered = 0;
-	return wake(u, 0, u->bytes / u->page_bytes);
+	return for_parts(u, 0, all_pages(u), wake_part, 0);
 }
 
+/* A failed widening does no harm: faults that have no handler are let go. */
+static int register_all(struct uffd *u, uint64_t modes)
+{
+	bool fresh = !u->registered;
+	int ret;
+
+	if (u->registered == modes)
+		return 0;
+	ret = for_parts(u, 0, all_pages(u), register_part, modes);
+	if (ret == 0 || fresh)
+		u->registered = modes;
+	if (ret < 0 && fresh)
+		unregister_all(u);
+	return ret;
+}
+
+/* control is held. Once it returns no handler of an earlier user runs. */
 static void set_user(struct uffd *u, enum uffd_mode mode, uffd_handler *handler,
 		     void *ctx)
 {
-	pthread_mutex_lock(&u->lock);
-	u->users[mode] = (struct uffd_user){ handler, ctx };
-	pthread_mutex_unlock(&u->lock);
+	for (unsigned int i = 0; i < u->nr_lanes; i++) {
+		pthread_mutex_lock(&u->lanes[i].lock);
+		u->lanes[i].users[mode] = (struct uffd_user){ handler, ctx };
+		pthread_mutex_unlock(&u->lanes[i].lock);
+	}
+	u->used[mode] = handler;
 }
 
 int uffd_start(struct uffd *u, enum uffd_mode mode, uffd_handler *handler,
@@ -468,7 +447,7 @@ int uffd_start(struct uffd *u, enum uffd_mode mode, uffd_handler *handler,
 	int ret = -EBUSY;
 
 	pthread_mutex_lock(&u->control);
-	if (u->users[mode].handler)
+	if (u->used[mode])
 		goto unlock;
 	set_user(u, mode, handler, ctx);
 	ret = register_all(u, u->registered | register_mode[mode]);
@@ -487,40 +466,32 @@ unlock:
 int uffd_stop(struct uffd *u, enum uffd_mode mode)
 {
 	enum uffd_mode other = mode == UFFD_WP ? UFFD_MISSING : UFFD_WP;
-	uint64_t pages = u->bytes / u->page_bytes;
 	int ret;
 
 	pthread_mutex_lock(&u->control);
 	set_user(u, mode, NULL, NULL);
-	if (!u->users[other].handler)
+	if (!u->used[other])
 		ret = unregister_all(u);
 	else if (!(u->registered & register_mode[mode]))
 		ret = 0;
 	else if (mode == UFFD_WP)
-		ret = uffd_unprotect(u, 0, pages);
-	else
-		ret = wake(u, 0, pages); /* they fault again and get zeros */
+		ret = uffd_unprotect(u, 0, all_pages(u));
+	else /* they fault again and get zeros */
+		ret = for_parts(u, 0, all_pages(u), wake_part, 0);
 	pthread_mutex_unlock(&u->control);
 	return ret;
 }
 
 void uffd_free(struct uffd *u)
 {
-	uint64_t one = 1;
-
 	if (!u)
 		return;
-	set_user(u, UFFD_MISSING, NULL, NULL);
-	set_user(u, UFFD_WP, NULL, NULL);
-	unregister_all(u);
-	while (write(u->quit_fd, &one, sizeof(one)) < 0 && errno == EINTR)
-		;
-	pthread_join(u->thread, NULL);
+	uffd_stop(u, UFFD_MISSING);
+	uffd_stop(u, UFFD_WP);
+	end_lanes(u);
 	close(u->quit_fd);
-	close(u->fd);
 	if (u->zeros)
 		munmap(u->zeros, u->page_bytes);
-	pthread_mutex_destroy(&u->lock);
 	pthread_mutex_destroy(&u->control);
 	free(u);
 }

@@ -1,13 +1,15 @@
 /*
  * uffd/uffd.h: page faults on a mapping, handed to whoever has the pages.
  *
- * One userfaultfd over one mapping, with up to two users at a time: one that
- * supplies missing pages and one that wants to be told before protected pages
- * are written. Each starts and stops on its own.
+ * One mapping, with up to two users at a time: one that supplies missing pages
+ * and one that wants to be told before protected pages are written. Each starts
+ * and stops on its own. The mapping is dealt in stripes to lanes, each of which
+ * is a userfaultfd with a fault thread: faults of different lanes wait neither
+ * for a thread nor in a queue for each other.
  *
- * Owns:    the userfaultfd and the fault thread. Borrows the mapping.
+ * Owns:    the userfaultfds and the fault threads. Borrows the mapping.
  * Threads: new, free: one thread, when nobody else uses it. start, stop: any but
- *          the fault thread, where handlers run. copy, zero, protect,
+ *          the fault threads, where handlers run. copy, zero, protect,
  *          unprotect: any thread.
  * Units:   page counts host pages (page_bytes) from the start of the mapping.
  * Errors:  -errno; a call that fails leaves the object as it was.
@@ -23,12 +25,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define UFFD_LANES_MAX 8
+
 enum uffd_mode { UFFD_MISSING, UFFD_WP, UFFD_NR_MODES };
 
 /*
  * A fault on page. The handler, or somebody later, resolves it by copy, zero or
  * unprotect; until then the faulting thread sleeps. The same page may be
- * reported more than once.
+ * reported more than once. Each lane calls it for one page at a time, lanes for
+ * different pages at once.
  */
 typedef void uffd_handler(void *ctx, uint64_t page);
 
@@ -36,12 +41,13 @@ struct uffd;
 
 /*
  * Opens /dev/userfaultfd, else the system call. page_bytes: 4 KiB or the huge
- * page size under a hugetlb mapping. -EPERM, -ENOSYS, -EOPNOTSUPP; *err (to be
- * freed) says how to enable what is missing.
+ * page size under a hugetlb mapping. nr_lanes: as many as threads may fault at
+ * once, at least 1; more than UFFD_LANES_MAX are as many. -EPERM, -ENOSYS,
+ * -EOPNOTSUPP; *err (to be freed) says how to enable what is missing.
  */
 int uffd_new(uint8_t *base, size_t bytes, size_t page_bytes,
-	     struct uffd **ret_uffd, char **err);
-/* Unregisters (which wakes all), joins the thread, closes. NULL is fine. */
+	     unsigned int nr_lanes, struct uffd **ret_uffd, char **err);
+/* Unregisters (which wakes all), joins the threads, closes. NULL is fine. */
 void uffd_free(struct uffd *u);
 
 /*

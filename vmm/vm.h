@@ -149,7 +149,7 @@ int vm_state_save(struct vm *vm, struct vm_state *ret_state, char **err);
  * everything is checked before it is used. elapsed_ns: how much guest time (TSC,
  * kvmclock) moves on from state; 0 goes on where it stopped. KVM looks into RAM
  * while MSRs are set (the guest's kvmclock page): with RAM under a userfaultfd,
- * its fault thread must be serving already.
+ * its fault threads must be serving already.
  */
 int vm_state_load(struct vm *vm, const struct vm_state *state,
 		  uint64_t elapsed_ns, char **err);

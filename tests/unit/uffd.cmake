@@ -1,5 +1,7 @@
-add_executable(uffd_test uffd_test.c)
-target_link_libraries(uffd_test PRIVATE uffd PkgConfig::CMOCKA)
-add_test(NAME unit/uffd_test COMMAND uffd_test)
-set_tests_properties(unit/uffd_test PROPERTIES SKIP_RETURN_CODE 77
-	TIMEOUT 120)
+foreach(name uffd uffd_lanes)
+	add_executable(${name}_test ${name}_test.c)
+	target_link_libraries(${name}_test PRIVATE uffd PkgConfig::CMOCKA)
+	add_test(NAME unit/${name}_test COMMAND ${name}_test)
+	set_tests_properties(unit/${name}_test PROPERTIES SKIP_RETURN_CODE 77
+		TIMEOUT 120)
+endforeach()

@@ -52,7 +52,7 @@ static struct fixture *fixture_new(bool memfd)
 
 	assert_non_null(f);
 	map(f, memfd);
-	assert_int_equal(uffd_new(f->base, PAGES * PAGE, PAGE, &f->uffd, &err),
+	assert_int_equal(uffd_new(f->base, PAGES * PAGE, PAGE, 1, &f->uffd, &err),
 			 0);
 	assert_null(err);
 	return f;

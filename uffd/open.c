@@ -1,0 +1,132 @@
+#include "uffd/open.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "compat/linux.h"
+#include "uffd/uffd.h"
+
+/*
+ * What we ask the kernel for. WP_UNPOPULATED is left out on purpose: whoever
+ * protects memory knows which of it is populated, and a mark on every empty
+ * page would cost page tables and faults for pages that nobody saves.
+ */
+#define UFFD_FEATURES                                                          \
+	(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MISSING_SHMEM |         \
+	 UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_WP_HUGETLBFS_SHMEM)
+
+/*
+ * Never UFFD_USER_MODE_ONLY: KVM touches guest memory from inside the kernel,
+ * and KVM_RUN would fail with EFAULT.
+ */
+static int open_userfaultfd(void)
+{
+	int flags = O_CLOEXEC | O_NONBLOCK;
+	int dev, fd = -1;
+
+	dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	if (dev >= 0) {
+		fd = ioctl(dev, USERFAULTFD_IOC_NEW, flags);
+		close(dev);
+	}
+	if (fd < 0)
+		fd = (int)syscall(SYS_userfaultfd, flags);
+	return fd < 0 ? -errno : fd;
+}
+
+/* The handshake is done once per fd: asking with none tells what there is. */
+static int handshake(int fd, uint64_t features, uint64_t *ret_features)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+
+	if (ioctl(fd, UFFDIO_API, &api) < 0)
+		return -errno;
+	*ret_features = api.features;
+	return 0;
+}
+
+static const char *cure(int ret)
+{
+	switch (ret) {
+	case -EPERM:
+	case -EACCES:
+		return "give this user read and write access to "
+		       "/dev/userfaultfd, or set "
+		       "vm.unprivileged_userfaultfd=1, "
+		       "or run with CAP_SYS_PTRACE";
+	case -ENOSYS:
+		return "the kernel is built without CONFIG_USERFAULTFD";
+	case -EMFILE:
+	case -ENFILE:
+		return "raise the limit of open files";
+	default:
+		return "a seccomp filter or container may forbid it";
+	}
+}
+
+/* fd with nothing agreed yet, or -errno and why not. */
+static int open_checked(struct uffd_caps *caps)
+{
+	uint64_t features = 0;
+	int fd, ret;
+
+	memset(caps, 0, sizeof(*caps));
+	fd = open_userfaultfd();
+	if (fd < 0) {
+		snprintf(caps->why, sizeof(caps->why),
+			 "userfaultfd cannot be opened (%s): %s", strerror(-fd),
+			 cure(fd));
+		return fd;
+	}
+	ret = handshake(fd, 0, &features);
+	close(fd);
+	caps->wp = features & UFFD_FEATURE_PAGEFAULT_FLAG_WP;
+	caps->shmem = (features & UFFD_FEATURE_MISSING_SHMEM) &&
+		      (features & UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
+	caps->hugetlbfs = (features & UFFD_FEATURE_MISSING_HUGETLBFS) &&
+			  (features & UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
+	if (ret < 0 || (features & UFFD_FEATURES) != UFFD_FEATURES) {
+		snprintf(caps->why, sizeof(caps->why),
+			 "the kernel's userfaultfd lacks features 0x%llx: "
+			 "Linux 5.19 or newer with "
+			 "CONFIG_HAVE_ARCH_USERFAULTFD_WP has them",
+			 (unsigned long long)(UFFD_FEATURES & ~features));
+		return ret < 0 ? ret : -EOPNOTSUPP;
+	}
+	caps->usable = true;
+	return open_userfaultfd();
+}
+
+void uffd_probe(struct uffd_caps *ret_caps)
+{
+	int fd = open_checked(ret_caps);
+
+	if (fd >= 0)
+		close(fd);
+}
+
+int uffd_open(char **err)
+{
+	struct uffd_caps caps;
+	uint64_t features;
+	int fd, ret;
+
+	fd = open_checked(&caps);
+	if (fd < 0) {
+		if (err)
+			*err = strdup(caps.why);
+		return fd;
+	}
+	ret = handshake(fd, UFFD_FEATURES, &features);
+	if (ret < 0) {
+		close(fd);
+		return ret;
+	}
+	return fd;
+}
