@@ -129,6 +129,14 @@ void mig_dest_publish_session(struct mig_dest *d, struct mig_session *session)
 	pthread_mutex_unlock(&d->lock);
 }
 
+/* As many as the source would open; one that does not say opens one. */
+static unsigned int fault_channels(const Vmmd__Setup *setup)
+{
+	unsigned int wish = setup->fault_channels ? setup->fault_channels : 1;
+
+	return wish < PROTO_CHANNELS_MAX ? wish : PROTO_CHANNELS_MAX;
+}
+
 static void note_setup(struct mig_dest *d, const Vmmd__Setup *setup)
 {
 	pthread_mutex_lock(&d->lock);
@@ -137,6 +145,7 @@ static void note_setup(struct mig_dest *d, const Vmmd__Setup *setup)
 	mig_mode_parse(setup->mode, &d->stats.mode);
 	if (setup->channels <= PROTO_CHANNELS_MAX)
 		d->session->channels = setup->channels;
+	d->session->fault_channels = fault_channels(setup);
 	d->stats.channels = d->session->channels;
 	pthread_mutex_unlock(&d->lock);
 }
@@ -154,9 +163,7 @@ int mig_dest_use_channels(struct mig_dest *d)
 
 	if (ret < 0)
 		return ret;
-	pthread_mutex_lock(&d->want_lock);
-	d->want_fd = d->session->fault_fd;
-	pthread_mutex_unlock(&d->want_lock);
+	mig_dest_open_askers(d);
 	return mig_dest_start_receivers(d);
 }
 
@@ -187,7 +194,7 @@ static int meet_source(struct mig_dest *d, ProtobufCMessage **ret_setup)
 	ret = mig_dest_wait_offer(d, -1, &fd, &role, id);
 	if (ret < 0)
 		return ret;
-	ret = mig_session_new(id, fd, 0, mig_dest_on_broken, d, &session);
+	ret = mig_session_new(id, fd, 0, 0, mig_dest_on_broken, d, &session);
 	if (ret < 0)
 		return ret;
 	mig_dest_publish_session(d, session);
@@ -358,9 +365,7 @@ bool mig_dest_quiet(struct mig_dest *d, int ret)
 	mig_session_break(d->session, ret < 0 ? ret : -ESHUTDOWN, "%s",
 			  "session over");
 	mig_dest_stop_receivers(d);
-	pthread_mutex_lock(&d->want_lock);
-	d->want_fd = -1;
-	pthread_mutex_unlock(&d->want_lock);
+	mig_dest_close_askers(d);
 	return cancelled;
 }
 
@@ -454,7 +459,7 @@ static void init_locks(struct mig_dest *d)
 	pthread_mutex_init(&d->urgent_lock, &lends);
 	pthread_mutexattr_destroy(&lends);
 	pthread_mutex_init(&d->lock, NULL);
-	pthread_mutex_init(&d->want_lock, NULL);
+	mig_dest_init_askers(d);
 	pthread_mutex_init(&d->doom_lock, NULL);
 }
 
@@ -475,7 +480,7 @@ static void free_storage(struct mig_dest *d)
 	free(d->received);
 	free(d->suspect);
 	pthread_mutex_destroy(&d->urgent_lock);
-	pthread_mutex_destroy(&d->want_lock);
+	mig_dest_fini_askers(d);
 	pthread_mutex_destroy(&d->doom_lock);
 	pthread_mutex_destroy(&d->lock);
 	pthread_cond_destroy(&d->changed);
@@ -497,7 +502,6 @@ int mig_dest_start(const struct mig_dest_config *cfg,
 	d->ctx = ctx;
 	d->begin_us = mig_now_us();
 	d->offered_fd = -1;
-	d->want_fd = -1;
 	d->stats.tracker = "";
 	atomic_store(&d->phases.phase, MIG_SETUP);
 	init_locks(d);

@@ -70,10 +70,11 @@ static bool attach_channel(struct mig_dest *d, const struct proto_hello *h,
 
 	if (!s || memcmp(s->id, h->session, PROTO_SESSION_BYTES) != 0)
 		return false;
-	if (h->role == PROTO_ROLE_DATA && h->channel >= s->channels)
+	if (h->channel >=
+	    (h->role == PROTO_ROLE_DATA ? s->channels : s->fault_channels))
 		return false;
-	slot = h->role == PROTO_ROLE_FAULT ? &s->fault_fd
-					   : &s->data_fds[h->channel];
+	slot = h->role == PROTO_ROLE_DATA ? &s->data_fds[h->channel]
+					  : &s->fault_fds[h->channel];
 	if (*slot >= 0)
 		return false;
 	mig_session_attach(s, slot, fd);
@@ -238,7 +239,11 @@ static bool all_there(const struct mig_session *s)
 		if (s->data_fds[i] < 0)
 			return false;
 	}
-	return s->fault_fd >= 0;
+	for (i = 0; i < s->fault_channels; i++) {
+		if (s->fault_fds[i] < 0)
+			return false;
+	}
+	return true;
 }
 
 int mig_dest_wait_channels(struct mig_dest *d)

@@ -33,7 +33,7 @@ static uint8_t *page_hva(struct mig_dest *d, uint64_t page)
 /* False: the channel of what was asked for. */
 static bool is_bulk(const struct mig_receiver *r)
 {
-	return r->channel != PROTO_CHANNELS_MAX;
+	return r->channel < PROTO_CHANNELS_MAX;
 }
 
 static int read_head(struct mig_receiver *r, struct inbox *in)
@@ -362,9 +362,9 @@ int mig_dest_start_receivers(struct mig_dest *d)
 
 	for (i = 0; ret == 0 && i < d->session->channels; i++)
 		ret = start_receiver(d, i, d->session->data_fds[i]);
-	if (ret == 0)
-		ret = start_receiver(d, PROTO_CHANNELS_MAX,
-				     d->session->fault_fd);
+	for (i = 0; ret == 0 && i < d->session->fault_channels; i++)
+		ret = start_receiver(d, PROTO_CHANNELS_MAX + i,
+				     d->session->fault_fds[i]);
 	return ret;
 }
 
@@ -388,30 +388,9 @@ void mig_dest_stop_receivers(struct mig_dest *d)
 {
 	unsigned int i;
 
-	for (i = 0; i <= PROTO_CHANNELS_MAX; i++) {
+	for (i = 0; i < 2 * PROTO_CHANNELS_MAX; i++) {
 		if (d->receivers[i].started)
 			pthread_join(d->receivers[i].thread, NULL);
 		d->receivers[i].started = false;
 	}
-}
-
-/*
- * Blocks at most as long as the socket's buffer is full of requests, and there
- * are never more of them than threads that can fault. A request that is lost
- * with the link is made again after the rejoin (mig_fill_want_again).
- */
-void mig_dest_want(void *dest, uint64_t page)
-{
-	struct proto_batch b = { .type = PROTO_BATCH_WANT, .nr_runs = 1 };
-	uint8_t head[PROTO_BATCH_HEAD_MAX];
-	struct mig_dest *d = dest;
-	size_t bytes;
-
-	b.runs[0] = (struct proto_run){ .first_page = page, .nr_pages = 1 };
-	bytes = proto_batch_encode(&b, head);
-	pthread_mutex_lock(&d->want_lock);
-	/* The receiver of this connection notices, and breaks the session. */
-	if (d->want_fd >= 0 && mig_net_write(d->want_fd, head, bytes) < 0)
-		shutdown(d->want_fd, SHUT_RDWR);
-	pthread_mutex_unlock(&d->want_lock);
 }

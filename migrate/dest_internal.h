@@ -7,6 +7,7 @@
  * dest_accept.c	the listener: hellos, and who they belong to
  * dest_setup.c	SETUP judged, the machine built
  * dest_channel.c	pages off the wire and into place
+ * dest_want.c	pages asked for
  */
 #ifndef MIGRATE_DEST_INTERNAL_H
 #define MIGRATE_DEST_INTERNAL_H
@@ -26,10 +27,10 @@
 
 struct mig_dest;
 
-/* One thread per data socket, and one for the fault socket. */
+/* One thread per data socket, and one per fault socket. */
 struct mig_receiver {
 	struct mig_dest *d;
-	unsigned int channel; /* PROTO_CHANNELS_MAX: the fault channel */
+	unsigned int channel; /* PROTO_CHANNELS_MAX on: fault channels */
 	int fd;               /* the session's */
 	pthread_t thread;
 	bool started;
@@ -72,7 +73,7 @@ struct mig_dest {
 	/* Destination thread. */
 	bool paused_at_source; /* do not let it run after the token */
 	uint64_t ram_pages;    /* constant from the first channel on */
-	struct mig_receiver receivers[PROTO_CHANNELS_MAX + 1];
+	struct mig_receiver receivers[2 * PROTO_CHANNELS_MAX];
 	/* Lends priority; nothing is locked inside. */
 	pthread_mutex_t urgent_lock;
 	atomic_uint_least64_t awaited_us; /* since when receivers are */
@@ -96,11 +97,14 @@ struct mig_dest {
 	uint64_t *suspect;
 
 	/*
-	 * The fault socket for requests, -1 while there is none; want_lock also
-	 * keeps requests of several threads apart.
+	 * The fault sockets for requests, none after a break; the locks also
+	 * keep requests of several threads apart.
 	 */
-	pthread_mutex_t want_lock;
-	int want_fd;
+	struct mig_asker {
+		pthread_mutex_t lock;
+		int fd; /* -1: none */
+	} askers[PROTO_CHANNELS_MAX];
+	atomic_uint nr_askers; /* set with the first fds, constant after */
 
 	_Atomic uint64_t bytes; /* all channels */
 	_Atomic uint64_t pages;
@@ -160,7 +164,14 @@ int mig_dest_start_receivers(struct mig_dest *d);
 void mig_dest_receivers_urgent(struct mig_dest *d, bool urgent);
 /* The session is broken or over. */
 void mig_dest_stop_receivers(struct mig_dest *d);
-/* Ask the source for page; any thread. */
+
+/* dest_want.c: asking the source for pages. init, fini: with the dest. */
+void mig_dest_init_askers(struct mig_dest *d);
+void mig_dest_fini_askers(struct mig_dest *d);
+/* The destination thread: over the session's fault sockets, or not at all. */
+void mig_dest_open_askers(struct mig_dest *d);
+void mig_dest_close_askers(struct mig_dest *d);
+/* Any thread. Between the two, or the request is lost. */
 void mig_dest_want(void *dest, uint64_t page);
 
 #endif

@@ -17,8 +17,8 @@ static int new_session(struct mig_dest *d, int fd)
 	struct mig_session *old = d->session, *session;
 	int ret;
 
-	ret = mig_session_new(old->id, fd, old->channels, mig_dest_on_broken, d,
-			      &session);
+	ret = mig_session_new(old->id, fd, old->channels, old->fault_channels,
+			      mig_dest_on_broken, d, &session);
 	if (ret < 0)
 		return ret;
 	mig_dest_publish_session(d, session);

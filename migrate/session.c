@@ -16,8 +16,9 @@ static void on_link_lost(void *ctx, int err, const char *why)
 }
 
 int mig_session_new(const uint8_t id[PROTO_SESSION_BYTES], int control_fd,
-		    unsigned int channels, void (*on_broken)(void *ctx),
-		    void *ctx, struct mig_session **ret_session)
+		    unsigned int channels, unsigned int fault_channels,
+		    void (*on_broken)(void *ctx), void *ctx,
+		    struct mig_session **ret_session)
 {
 	struct mig_session *s;
 	unsigned int i;
@@ -30,11 +31,13 @@ int mig_session_new(const uint8_t id[PROTO_SESSION_BYTES], int control_fd,
 	}
 	memcpy(s->id, id, PROTO_SESSION_BYTES);
 	s->channels = channels;
+	s->fault_channels = fault_channels;
 	s->on_broken = on_broken;
 	s->ctx = ctx;
-	s->fault_fd = -1;
-	for (i = 0; i < PROTO_CHANNELS_MAX; i++)
+	for (i = 0; i < PROTO_CHANNELS_MAX; i++) {
 		s->data_fds[i] = -1;
+		s->fault_fds[i] = -1;
+	}
 	pthread_mutex_init(&s->lock, NULL);
 	/* The reader may lose the link before we have stored it: hold it off. */
 	pthread_mutex_lock(&s->lock);
@@ -61,9 +64,9 @@ void mig_session_free(struct mig_session *s)
 	for (i = 0; i < PROTO_CHANNELS_MAX; i++) {
 		if (s->data_fds[i] >= 0)
 			close(s->data_fds[i]);
+		if (s->fault_fds[i] >= 0)
+			close(s->fault_fds[i]);
 	}
-	if (s->fault_fd >= 0)
-		close(s->fault_fd);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
 }
@@ -84,9 +87,9 @@ static void shut_pages(struct mig_session *s)
 	for (i = 0; i < PROTO_CHANNELS_MAX; i++) {
 		if (s->data_fds[i] >= 0)
 			shutdown(s->data_fds[i], SHUT_RDWR);
+		if (s->fault_fds[i] >= 0)
+			shutdown(s->fault_fds[i], SHUT_RDWR);
 	}
-	if (s->fault_fd >= 0)
-		shutdown(s->fault_fd, SHUT_RDWR);
 }
 
 void mig_session_break(struct mig_session *s, int err, const char *fmt, ...)

@@ -1,8 +1,8 @@
 /*
  * migrate/session.h: the connections of one migration, and how they end.
  *
- * A session holds the control link, up to PROTO_CHANNELS_MAX data sockets and a
- * fault socket. Whoever meets trouble breaks the session: the first reason
+ * A session holds the control link, and up to PROTO_CHANNELS_MAX data sockets and
+ * as many fault sockets. Whoever meets trouble breaks the session: the first reason
  * sticks, the data and fault sockets are shut so that every thread in one of
  * them wakes, and the thread that runs the phases wakes in its recv. The link
  * itself stays open for a last word.
@@ -29,8 +29,9 @@ struct mig_session {
 	void (*on_broken)(void *ctx);
 	void *ctx;
 	unsigned int channels;
-	int data_fds[PROTO_CHANNELS_MAX]; /* -1: not connected */
-	int fault_fd;                     /* likewise */
+	unsigned int fault_channels;
+	int data_fds[PROTO_CHANNELS_MAX];  /* -1: not connected */
+	int fault_fds[PROTO_CHANNELS_MAX]; /* likewise */
 	/* Under lock. */
 	pthread_mutex_t lock;
 	int err;
@@ -40,13 +41,14 @@ struct mig_session {
 };
 
 /*
- * Takes control_fd, also on failure. channels 0: not known before SETUP, and
- * until then only short messages are taken. on_broken (may be NULL): at the first break,
+ * Takes control_fd, also on failure. channels 0: neither number is known before
+ * SETUP, and until then only short messages are taken. on_broken (may be NULL): at the first break,
  * on the thread that broke it.
  */
 int mig_session_new(const uint8_t id[PROTO_SESSION_BYTES], int control_fd,
-		    unsigned int channels, void (*on_broken)(void *ctx),
-		    void *ctx, struct mig_session **ret_session);
+		    unsigned int channels, unsigned int fault_channels,
+		    void (*on_broken)(void *ctx), void *ctx,
+		    struct mig_session **ret_session);
 void mig_session_free(struct mig_session *s); /* NULL is fine */
 
 /* Put fd into one of the slots above; shut at once when already broken. */

@@ -108,11 +108,11 @@ static int finish(struct mig_source *s)
 	int ret = 0;
 
 	mig_fault_point(s->session, "postcopy");
-	if (s->has_responder)
+	if (s->nr_responders > 0)
 		ret = mig_source_push(s);
 	if (ret == 0)
 		ret = mig_link_recv(s->session->link, PROTO_COMPLETE, &msg);
-	if (s->has_responder)
+	if (s->nr_responders > 0)
 		note_postcopy(s, begin_us);
 	if (ret < 0)
 		return ret;
@@ -195,7 +195,7 @@ static void quiet_session(struct mig_source *s, int ret)
 	/* Before the token we may still say why; after it the peer has to notice. */
 	if (mig_phase(&s->phases) >= MIG_COMMIT)
 		mig_link_shut(s->session->link);
-	mig_source_stop_responder(s);
+	mig_source_stop_responders(s);
 }
 
 /* Before the token. */
@@ -244,7 +244,7 @@ static int rejoined(struct mig_source *s)
 	mig_source_note_running(s);
 	ret = mig_source_step(s, ON_REJOINED);
 	if (ret == 0)
-		ret = mig_source_start_responder(s);
+		ret = mig_source_start_responders(s);
 	return ret < 0 ? ret : finish(s);
 }
 

@@ -94,8 +94,12 @@ struct mig_source {
 
 	/* Postcopy: who clears a bit sends the page. Atomic. */
 	uint64_t *pending;
-	pthread_t responder; /* answers requests on the fault socket */
-	bool has_responder;
+	struct mig_responder {
+		struct mig_source *s;
+		int fd; /* the session's: requests come, answers go */
+		pthread_t thread;
+	} responders[PROTO_CHANNELS_MAX];
+	unsigned int nr_responders; /* that run */
 	_Atomic uint64_t hint_page; /* last fault: push from here on */
 
 	struct mig_rate rate;
@@ -206,8 +210,8 @@ int mig_source_send_barrier(struct mig_source *s);
 
 /* source_postcopy.c */
 int mig_source_send_pending(struct mig_source *s);
-int mig_source_start_responder(struct mig_source *s);
-void mig_source_stop_responder(struct mig_source *s);
+int mig_source_start_responders(struct mig_source *s);
+void mig_source_stop_responders(struct mig_source *s);
 /* Push what is pending; back when nothing is left to send. */
 int mig_source_push(struct mig_source *s);
 

@@ -28,24 +28,23 @@ static int send_if_pending(struct mig_source *s, struct mig_sender *x,
 
 /* ---- on demand ---- */
 
-static int read_want(struct mig_source *s, struct proto_batch *b)
+static int read_want(const struct mig_responder *r, struct proto_batch *b)
 {
 	uint8_t head[PROTO_BATCH_HEAD_MAX];
 	size_t tail;
 	int ret;
 
-	ret = mig_net_read(s->session->fault_fd, head, PROTO_BATCH_BYTES);
+	ret = mig_net_read(r->fd, head, PROTO_BATCH_BYTES);
 	if (ret < 0)
 		return ret;
 	ret = proto_batch_tail_bytes(head, &tail);
 	if (ret < 0)
 		return ret;
-	ret = mig_net_read(s->session->fault_fd, head + PROTO_BATCH_BYTES,
-			   tail);
+	ret = mig_net_read(r->fd, head + PROTO_BATCH_BYTES, tail);
 	if (ret < 0)
 		return ret;
-	ret = proto_batch_decode(head, PROTO_BATCH_BYTES + tail, s->ram_pages,
-				 b);
+	ret = proto_batch_decode(head, PROTO_BATCH_BYTES + tail,
+				 r->s->ram_pages, b);
 	if (ret == 0 && b->type != PROTO_BATCH_WANT)
 		ret = -EBADMSG;
 	return ret;
@@ -72,7 +71,8 @@ static int answer_want(struct mig_source *s, struct mig_sender *x,
 
 static void *responder_main(void *arg)
 {
-	struct mig_source *s = arg;
+	struct mig_responder *r = arg;
+	struct mig_source *s = r->s;
 	struct mig_sender *x;
 	struct proto_batch *b;
 	int ret = -ENOMEM;
@@ -80,11 +80,10 @@ static void *responder_main(void *arg)
 	pthread_setname_np(pthread_self(), "fault-answer");
 	vm_thread_urgent(pthread_self(), true);
 	b = malloc(sizeof(*b));
-	if (!b ||
-	    mig_sender_new(s, s->session->fault_fd, MIG_LANE_FAULT, &x) < 0)
+	if (!b || mig_sender_new(s, r->fd, MIG_LANE_FAULT, &x) < 0)
 		goto fail;
 	do {
-		ret = read_want(s, b);
+		ret = read_want(r, b);
 		if (ret == 0)
 			ret = answer_want(s, x, b);
 	} while (ret == 0);
@@ -95,22 +94,27 @@ fail:
 	return NULL;
 }
 
-int mig_source_start_responder(struct mig_source *s)
+int mig_source_start_responders(struct mig_source *s)
 {
-	int ret = -pthread_create(&s->responder, NULL, responder_main, s);
+	int ret = 0;
 
-	if (ret == 0)
-		s->has_responder = true;
+	while (ret == 0 && s->nr_responders < s->session->fault_channels) {
+		struct mig_responder *r = &s->responders[s->nr_responders];
+
+		r->s = s;
+		r->fd = s->session->fault_fds[s->nr_responders];
+		ret = -pthread_create(&r->thread, NULL, responder_main, r);
+		if (ret == 0)
+			s->nr_responders++;
+	}
 	return ret;
 }
 
-/* The session must be broken or over: that is what ends its read. */
-void mig_source_stop_responder(struct mig_source *s)
+/* The session must be broken or over: that is what ends their reads. */
+void mig_source_stop_responders(struct mig_source *s)
 {
-	if (!s->has_responder)
-		return;
-	pthread_join(s->responder, NULL);
-	s->has_responder = false;
+	while (s->nr_responders > 0)
+		pthread_join(s->responders[--s->nr_responders].thread, NULL);
 }
 
 /* ---- in bulk ---- */

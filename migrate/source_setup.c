@@ -74,7 +74,7 @@ int mig_source_connect(struct mig_source *s)
 	ret = open_connection(s, PROTO_ROLE_CONTROL, 0, id, &fd);
 	if (ret < 0)
 		return ret;
-	ret = mig_session_new(id, fd, s->cfg.channels, NULL, NULL, &session);
+	ret = mig_session_new(id, fd, s->cfg.channels, 1, NULL, NULL, &session);
 	if (ret < 0)
 		return say_and_free(s, ret, NULL);
 	publish_session(s, session);
@@ -125,6 +125,14 @@ static void fill_hardware(Vmmd__Setup *setup, const struct mig_hardware *h,
 	setup->n_required = 1;
 }
 
+/* One for each vCPU that may wait, and no more than there are for the bulk. */
+static unsigned int fault_channels(const struct mig_source *s)
+{
+	unsigned int cpus = vm_nr_cpus(s->vm);
+
+	return cpus < s->cfg.channels ? cpus : s->cfg.channels;
+}
+
 static int send_setup(struct mig_source *s)
 {
 	Vmmd__Setup setup = VMMD__SETUP__INIT;
@@ -152,6 +160,7 @@ static int send_setup(struct mig_source *s)
 	setup.msrs = (uint32_t *)msrs;
 	setup.mode = (char *)mig_mode_name(s->cfg.mode);
 	setup.channels = s->cfg.channels;
+	setup.fault_channels = fault_channels(s);
 	fill_slots(s, &setup, slots, slot_ptrs);
 	fill_devices(s, &setup, names);
 	fill_hardware(&setup, &hw, &hw_msg);
@@ -178,6 +187,21 @@ static int say_refused(struct mig_source *s, const Vmmd__SetupReply *reply)
 	return -EOPNOTSUPP;
 }
 
+/* A receiver that does not say takes one. */
+static int note_fault_channels(struct mig_source *s,
+			       const Vmmd__SetupReply *reply)
+{
+	unsigned int nr = reply->fault_channels ? reply->fault_channels : 1;
+
+	if (nr > fault_channels(s)) {
+		mig_source_say(s, "the receiver wants more fault channels than "
+				  "there are");
+		return -EPROTO;
+	}
+	s->session->fault_channels = nr;
+	return 0;
+}
+
 int mig_source_agree(struct mig_source *s)
 {
 	const Vmmd__SetupReply *reply;
@@ -194,6 +218,8 @@ int mig_source_agree(struct mig_source *s)
 	reply = (Vmmd__SetupReply *)msg;
 	if (reply->n_reasons > 0)
 		ret = say_refused(s, reply);
+	else
+		ret = note_fault_channels(s, reply);
 	s->sends_ahead = reply->takes_ahead;
 	/* Both machines have the same shape, and loading is much like saving. */
 	mig_converge_cost(&s->converge, MIG_COST_STATE, reply->state_us);
@@ -214,10 +240,12 @@ int mig_source_open_channels(struct mig_source *s)
 			return ret;
 		mig_session_attach(session, &session->data_fds[i], fd);
 	}
-	ret = open_connection(s, PROTO_ROLE_FAULT, 0, session->id, &fd);
-	if (ret < 0)
-		return ret;
-	mig_session_attach(session, &session->fault_fd, fd);
+	for (i = 0; i < session->fault_channels; i++) {
+		ret = open_connection(s, PROTO_ROLE_FAULT, i, session->id, &fd);
+		if (ret < 0)
+			return ret;
+		mig_session_attach(session, &session->fault_fds[i], fd);
+	}
 	mig_fault_point(session, "agreed");
 	return 0;
 }
@@ -270,8 +298,8 @@ int mig_source_rejoin(struct mig_source *s, bool *ret_never_ran)
 	ret = open_connection(s, PROTO_ROLE_REJOIN, 0, old->id, &fd);
 	if (ret < 0)
 		return ret;
-	ret = mig_session_new(old->id, fd, s->cfg.channels, NULL, NULL,
-			      &session);
+	ret = mig_session_new(old->id, fd, old->channels, old->fault_channels,
+			      NULL, NULL, &session);
 	if (ret < 0)
 		return say_and_free(s, ret, NULL);
 	publish_session(s, session);

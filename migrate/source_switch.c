@@ -74,7 +74,7 @@ static int send_rest(struct mig_source *s, uint64_t pages, bool postcopy)
 		MIG_SOURCE_STAT(s, postcopied, true);
 		ret = mig_source_send_pending(s);
 		if (ret == 0)
-			ret = mig_source_start_responder(s);
+			ret = mig_source_start_responders(s);
 	} else {
 		ret = mig_source_round(s, pages);
 	}

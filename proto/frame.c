@@ -49,6 +49,7 @@ int proto_hello_decode(const uint8_t in[PROTO_HELLO_BYTES],
 {
 	const uint8_t *p = in;
 	struct proto_hello h;
+	bool numbered;
 	uint16_t role;
 
 	if (proto_get64(&p) != HELLO_MAGIC)
@@ -64,7 +65,8 @@ int proto_hello_decode(const uint8_t in[PROTO_HELLO_BYTES],
 	}
 	if (role < PROTO_ROLE_CONTROL || role > PROTO_ROLE_ABORT)
 		return -EBADMSG;
-	if (h.channel >= (role == PROTO_ROLE_DATA ? PROTO_CHANNELS_MAX : 1))
+	numbered = role == PROTO_ROLE_DATA || role == PROTO_ROLE_FAULT;
+	if (h.channel >= (numbered ? PROTO_CHANNELS_MAX : 1))
 		return -EBADMSG;
 	*ret_hello = h;
 	return 0;

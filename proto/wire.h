@@ -32,15 +32,15 @@
 enum proto_role {
 	PROTO_ROLE_CONTROL = 1, /* opens a session */
 	PROTO_ROLE_DATA,        /* channel 0 .. channels-1 */
-	PROTO_ROLE_FAULT,
-	PROTO_ROLE_REJOIN, /* control connection of a session that broke */
-	PROTO_ROLE_ABORT   /* the source gave up before the token */
+	PROTO_ROLE_FAULT,       /* likewise */
+	PROTO_ROLE_REJOIN,      /* control connection of a session that broke */
+	PROTO_ROLE_ABORT        /* the source gave up before the token */
 };
 
 struct proto_hello {
 	uint32_t version; /* PROTO_VERSION of the sender */
 	enum proto_role role;
-	uint16_t channel; /* PROTO_ROLE_DATA only, else 0 */
+	uint16_t channel; /* PROTO_ROLE_DATA and _FAULT only, else 0 */
 	uint8_t session[PROTO_SESSION_BYTES];
 };
 

@@ -264,6 +264,35 @@ def test_receivers_are_urgent_only_while_the_guest_stands_still(host):
     guest.verify()
 
 
+def threads(vmm, prefix):
+    """How many threads of that process have a name that begins so."""
+    return sum((task / "comm").read_text().startswith(prefix)
+               for task in Path(f"/proc/{vmm.pid}/task").iterdir())
+
+
+@pytest.mark.parametrize("cpus,channels,lanes", [(1, 2, 1), (2, 2, 2), (4, 3, 3)])
+def test_faults_have_lanes_of_their_own(host, cpus, channels, lanes):
+    """One connection each for as many vCPUs as there are channels for, with a
+    thread at either end; and a userfaultfd for each vCPU."""
+    guest = host.run("mem=32M work=fill hb=100", mem="64M",
+                     cpus=cpus).wait_ready()
+    destination = host.receive()
+    moving = host.start_migrate(guest, destination.uri, "--mode", "postcopy",
+                                "--channels", channels,
+                                "--max-bandwidth", 4 * MIB)
+    destination.wait_phase("postcopy")
+    source = guest.vmm
+    wait_until(lambda: threads(source, "fault-answer") == lanes, "answers")
+    assert threads(destination, "channel") == channels + lanes
+    assert threads(destination, "fault/") == cpus
+    guest.moved_to(destination)
+    host.vmmd("adjust", source.name, "--max-bandwidth", 0)
+    assert moving.wait().status == DONE
+    assert moving.wait().json["faults"]["count"] > 0
+    source.wait_exit()
+    guest.verify()
+
+
 def test_zero_and_unpopulated_pages_cost_nothing(host):
     guest = host.run("mem=32M work=fill zero=2 hb=100", mem="1G").wait_ready()
     stats = host.move(guest, "--mode", "precopy", "--tracker", "manual")

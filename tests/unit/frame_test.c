@@ -50,7 +50,13 @@ static void test_hello_channel_is_bounded(void **state)
 	in.channel = PROTO_CHANNELS_MAX;
 	proto_hello_encode(&in, buf);
 	assert_int_equal(proto_hello_decode(buf, &out), -EBADMSG);
+	in.role = PROTO_ROLE_FAULT;
+	proto_hello_encode(&in, buf);
+	assert_int_equal(proto_hello_decode(buf, &out), -EBADMSG);
 	in.channel = 1;
+	proto_hello_encode(&in, buf);
+	assert_int_equal(proto_hello_decode(buf, &out), 0);
+	assert_int_equal(out.channel, 1);
 	in.role = PROTO_ROLE_CONTROL;
 	proto_hello_encode(&in, buf);
 	assert_int_equal(proto_hello_decode(buf, &out), -EBADMSG);
