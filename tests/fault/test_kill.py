@@ -349,7 +349,11 @@ def test_stopped_for_five_seconds(host, who, phase):
 
 def holds(pid, inode):
     """Does this process hold a lock on the file?"""
-    for entry in Path(f"/proc/{pid}/fdinfo").glob("*"):
+    try:
+        entries = list(Path(f"/proc/{pid}/fdinfo").glob("*"))
+    except OSError:  # it has just ended
+        return False
+    for entry in entries:
         try:
             lines = entry.read_text().splitlines()
         except OSError:
