@@ -129,12 +129,17 @@ void mig_dest_publish_session(struct mig_dest *d, struct mig_session *session)
 	pthread_mutex_unlock(&d->lock);
 }
 
-/* As many as the source would open; one that does not say opens one. */
+/* As many as the source would open, within reason; who does not say opens one. */
 static unsigned int fault_channels(const Vmmd__Setup *setup)
 {
-	unsigned int wish = setup->fault_channels ? setup->fault_channels : 1;
+	unsigned int most = setup->nr_cpus < setup->channels ? setup->nr_cpus
+							     : setup->channels;
+	unsigned int nr = setup->fault_channels;
 
-	return wish < PROTO_CHANNELS_MAX ? wish : PROTO_CHANNELS_MAX;
+	if (most > PROTO_CHANNELS_MAX)
+		most = PROTO_CHANNELS_MAX;
+	nr = nr < most ? nr : most;
+	return nr ? nr : 1;
 }
 
 static void note_setup(struct mig_dest *d, const Vmmd__Setup *setup)

@@ -30,7 +30,7 @@ static uint8_t *page_hva(struct mig_dest *d, uint64_t page)
 	return vm_mem_base(vm_mem(d->guest->vm)) + page * VM_PAGE_BYTES;
 }
 
-/* False: the channel of what was asked for. */
+/* False: a channel of what was asked for. */
 static bool is_bulk(const struct mig_receiver *r)
 {
 	return r->channel < PROTO_CHANNELS_MAX;

@@ -188,6 +188,27 @@ static int alloc_bitmaps(struct mig_dest *d)
 	return d->received && d->suspect ? 0 : -ENOMEM;
 }
 
+/* What postcopy will need: descriptors and threads are missed now, not in the pause. */
+static void open_uffd(struct mig_dest *d, const Vmmd__Setup *m,
+		      struct reasons *r)
+{
+	enum mig_mode mode = MIG_MODE_PRECOPY;
+	struct uffd *u;
+	char *err = NULL;
+	int ret;
+
+	mig_mode_parse(m->mode, &mode);
+	if (mode == MIG_MODE_PRECOPY)
+		return;
+	ret = mig_guest_uffd(d->guest, &u, &err);
+	if (ret < 0)
+		object(r,
+		       "mode %s needs userfaultfd here: %s (or use --mode "
+		       "precopy)",
+		       m->mode, err ? err : strerror(-ret));
+	free(err);
+}
+
 /* The machine, when nothing speaks against it so far. */
 static int build(struct mig_dest *d, const Vmmd__Setup *m,
 		 const struct mig_hardware *hw, enum vm_mem_backend backend,
@@ -217,6 +238,7 @@ static int build(struct mig_dest *d, const Vmmd__Setup *m,
 	check_slots(m, vm_mem(d->guest->vm), r);
 	check_devices(m, d->guest->vm, r);
 	mig_hardware_compare(hw, d->guest->vm, &o);
+	open_uffd(d, m, r);
 	return 0;
 }
 

@@ -4,8 +4,8 @@
 
 #include "migrate/net.h"
 
-#define STRIPE_PAGES                                                           \
-	512 /* of one channel, then of the next: neighbours together */
+/* Of one channel, then of the next: neighbours go together. */
+#define STRIPE_PAGES 512
 
 void mig_dest_init_askers(struct mig_dest *d)
 {

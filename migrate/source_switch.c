@@ -61,7 +61,7 @@ static int send_state(struct mig_source *s, uint64_t pending_pages)
 
 /*
  * The rest of the pages leaves, or (postcopy) the word about which stay. In
- * postcopy the responder serves from here on: loading the state over there may
+ * postcopy the responders serve from here on: loading the state over there may
  * already touch a page that is still ours.
  */
 static int send_rest(struct mig_source *s, uint64_t pages, bool postcopy)

@@ -32,7 +32,7 @@
 enum proto_role {
 	PROTO_ROLE_CONTROL = 1, /* opens a session */
 	PROTO_ROLE_DATA,        /* channel 0 .. channels-1 */
-	PROTO_ROLE_FAULT,       /* likewise */
+	PROTO_ROLE_FAULT,       /* channel 0 .. as many as were agreed */
 	PROTO_ROLE_REJOIN,      /* control connection of a session that broke */
 	PROTO_ROLE_ABORT        /* the source gave up before the token */
 };

@@ -70,19 +70,24 @@ static const char *cure(int ret)
 	}
 }
 
-/* fd with nothing agreed yet, or -errno and why not. */
-static int open_checked(struct uffd_caps *caps)
+static void say_cannot_open(struct uffd_caps *caps, int ret)
 {
+	snprintf(caps->why, sizeof(caps->why),
+		 "userfaultfd cannot be opened (%s): %s", strerror(-ret),
+		 cure(ret));
+}
+
+void uffd_probe(struct uffd_caps *ret_caps)
+{
+	struct uffd_caps *caps = ret_caps;
 	uint64_t features = 0;
-	int fd, ret;
+	int fd = open_userfaultfd();
+	int ret;
 
 	memset(caps, 0, sizeof(*caps));
-	fd = open_userfaultfd();
 	if (fd < 0) {
-		snprintf(caps->why, sizeof(caps->why),
-			 "userfaultfd cannot be opened (%s): %s", strerror(-fd),
-			 cure(fd));
-		return fd;
+		say_cannot_open(caps, fd);
+		return;
 	}
 	ret = handshake(fd, 0, &features);
 	close(fd);
@@ -91,42 +96,30 @@ static int open_checked(struct uffd_caps *caps)
 		      (features & UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
 	caps->hugetlbfs = (features & UFFD_FEATURE_MISSING_HUGETLBFS) &&
 			  (features & UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
-	if (ret < 0 || (features & UFFD_FEATURES) != UFFD_FEATURES) {
+	caps->usable = ret == 0 && (features & UFFD_FEATURES) == UFFD_FEATURES;
+	if (!caps->usable)
 		snprintf(caps->why, sizeof(caps->why),
 			 "the kernel's userfaultfd lacks features 0x%llx: "
 			 "Linux 5.19 or newer with "
 			 "CONFIG_HAVE_ARCH_USERFAULTFD_WP has them",
 			 (unsigned long long)(UFFD_FEATURES & ~features));
-		return ret < 0 ? ret : -EOPNOTSUPP;
-	}
-	caps->usable = true;
-	return open_userfaultfd();
-}
-
-void uffd_probe(struct uffd_caps *ret_caps)
-{
-	int fd = open_checked(ret_caps);
-
-	if (fd >= 0)
-		close(fd);
 }
 
 int uffd_open(char **err)
 {
 	struct uffd_caps caps;
 	uint64_t features;
-	int fd, ret;
+	int fd = open_userfaultfd();
+	int ret = fd < 0 ? fd : handshake(fd, UFFD_FEATURES, &features);
 
-	fd = open_checked(&caps);
-	if (fd < 0) {
-		if (err)
-			*err = strdup(caps.why);
+	if (ret == 0)
 		return fd;
-	}
-	ret = handshake(fd, UFFD_FEATURES, &features);
-	if (ret < 0) {
+	if (fd >= 0)
 		close(fd);
-		return ret;
-	}
-	return fd;
+	uffd_probe(&caps);
+	if (caps.usable) /* not for want of features */
+		say_cannot_open(&caps, ret);
+	if (err)
+		*err = strdup(caps.why);
+	return ret;
 }

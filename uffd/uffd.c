@@ -17,9 +17,10 @@
 #include "uffd/open.h"
 
 #define FAULTS_PER_READ 16
-/* So that neighbours on either side of a border are few, and VMAs, too. */
+/* A VMA each, where there are several lanes. */
 #define STRIPES_PER_LANE 16
-#define STRIPE_BYTES_MIN (2u << 20) /* no huge page is cut */
+#define STRIPE_BYTES_MIN                                                       \
+	(2u << 20) /* no huge page is cut: base is aligned to it */
 
 struct uffd_user {
 	uffd_handler *handler; /* NULL: nobody */
@@ -52,6 +53,7 @@ struct uffd {
 	pthread_mutex_t control;
 	bool used[UFFD_NR_MODES]; /* under control, as is this: */
 	uint64_t registered;      /* UFFDIO_REGISTER_MODE_* */
+	bool whole;               /* all stripes have just these */
 };
 
 static const uint64_t register_mode[UFFD_NR_MODES] = {
@@ -76,7 +78,7 @@ static int check_range(const struct uffd *u, uint64_t page, uint64_t nr)
 	return page > pages || nr > pages - page ? -EINVAL : 0;
 }
 
-/* A stretch of one stripe, for the kernel takes no more in one call. */
+/* A stretch of one stripe: the kernel installs into one VMA in a call, for its lane. */
 struct part {
 	const struct lane *lane;
 	uint64_t page;
@@ -98,17 +100,18 @@ static struct part first_part(const struct uffd *u, uint64_t page, uint64_t nr)
 	return p;
 }
 
-/* op for every part of [page, +nr), until one fails. */
+/* op for every part of [page, +nr), whatever fails. Returns the first error. */
 static int for_parts(const struct uffd *u, uint64_t page, uint64_t nr,
 		     int (*op)(const struct part *p, uint64_t mode),
 		     uint64_t mode)
 {
 	int ret = 0;
 
-	while (nr > 0 && ret == 0) {
+	while (nr > 0) {
 		struct part p = first_part(u, page, nr);
+		int err = op(&p, mode);
 
-		ret = op(&p, mode);
+		ret = ret < 0 ? ret : err;
 		page += p.nr;
 		nr -= p.nr;
 	}
@@ -335,13 +338,22 @@ static void end_lanes(struct uffd *u)
 	}
 }
 
-static uint64_t stripe_pages(const struct uffd *u, unsigned int nr_lanes)
+/* At most so many lanes, and stripes for all of them. */
+static unsigned int deal_stripes(struct uffd *u, unsigned int nr_lanes)
 {
-	uint64_t unit = u->page_bytes > STRIPE_BYTES_MIN ? u->page_bytes
-							 : STRIPE_BYTES_MIN;
-	uint64_t share = u->bytes / (nr_lanes * STRIPES_PER_LANE);
+	uint64_t unit = STRIPE_BYTES_MIN / u->page_bytes;
+	uint64_t pages = all_pages(u), units;
 
-	return (share / unit + 1) * unit / u->page_bytes;
+	unit = unit ? unit : 1;
+	units = (pages + unit - 1) / unit;
+	if (nr_lanes > UFFD_LANES_MAX)
+		nr_lanes = UFFD_LANES_MAX;
+	if (nr_lanes > units)
+		nr_lanes = (unsigned int)units;
+	u->stripe_pages = (units / (nr_lanes * STRIPES_PER_LANE) + 1) * unit;
+	if (nr_lanes == 1)
+		u->stripe_pages = pages;
+	return nr_lanes;
 }
 
 int uffd_new(uint8_t *base, size_t bytes, size_t page_bytes,
@@ -355,8 +367,7 @@ int uffd_new(uint8_t *base, size_t bytes, size_t page_bytes,
 	u->base = base;
 	u->bytes = bytes;
 	u->page_bytes = page_bytes;
-	nr_lanes = nr_lanes < UFFD_LANES_MAX ? nr_lanes : UFFD_LANES_MAX;
-	u->stripe_pages = stripe_pages(u, nr_lanes);
+	nr_lanes = deal_stripes(u, nr_lanes);
 	pthread_mutex_init(&u->control, NULL);
 	ret = make_zeros(u);
 	if (ret < 0)
@@ -399,29 +410,41 @@ static int unregister_part(const struct part *p, uint64_t unused)
 	return ioctl(p->lane->fd, UFFDIO_UNREGISTER, &range) < 0 ? -errno : 0;
 }
 
-/* Unregistering wakes only those who miss a page; the rest is woken by hand. */
+/*
+ * Unregistering wakes only those who miss a page; the rest is woken by hand, and
+ * what could not be unregistered is let go of by the fault threads, which have no
+ * handler to ask any more.
+ */
 static int unregister_all(struct uffd *u)
 {
+	uint64_t pages = all_pages(u);
 	int ret;
 
 	if (!u->registered)
 		return 0;
-	ret = for_parts(u, 0, all_pages(u), unregister_part, 0);
+	ret = for_parts(u, 0, pages, unregister_part, 0);
 	if (ret < 0)
-		return ret;
-	u->registered = 0;
-	return for_parts(u, 0, all_pages(u), wake_part, 0);
+		for_parts(u, 0, pages, write_protect_part, 0);
+	for_parts(u, 0, pages, wake_part, 0);
+	u->whole = false;
+	if (ret == 0)
+		u->registered = 0;
+	return ret;
 }
 
-/* A failed widening does no harm: faults that have no handler are let go. */
+/*
+ * What is registered already may be so again. A widening that fails half way does
+ * no harm: faults that have no handler are let go.
+ */
 static int register_all(struct uffd *u, uint64_t modes)
 {
 	bool fresh = !u->registered;
 	int ret;
 
-	if (u->registered == modes)
+	if (u->registered == modes && u->whole)
 		return 0;
 	ret = for_parts(u, 0, all_pages(u), register_part, modes);
+	u->whole = ret == 0;
 	if (ret == 0 || fresh)
 		u->registered = modes;
 	if (ret < 0 && fresh)

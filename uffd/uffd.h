@@ -16,7 +16,10 @@
  *
  * Kernel behaviour this relies on (Documentation/admin-guide/mm/userfaultfd.rst):
  * a registered range may be registered again by the same userfaultfd with more
- * modes; UFFDIO_COPY never replaces a page (EEXIST) and wakes the waiters.
+ * modes; UFFDIO_COPY never replaces a page (EEXIST) and wakes the waiters. And
+ * (mm/userfaultfd.c of Linux 6.12): a VMA belongs to one userfaultfd, what is
+ * installed in one call lies in one VMA, and who waits is woken by his own
+ * userfaultfd only.
  */
 #ifndef UFFD_UFFD_H
 #define UFFD_UFFD_H
@@ -41,9 +44,10 @@ struct uffd;
 
 /*
  * Opens /dev/userfaultfd, else the system call. page_bytes: 4 KiB or the huge
- * page size under a hugetlb mapping. nr_lanes: as many as threads may fault at
- * once, at least 1; more than UFFD_LANES_MAX are as many. -EPERM, -ENOSYS,
- * -EOPNOTSUPP; *err (to be freed) says how to enable what is missing.
+ * page size under a hugetlb mapping. base is aligned to 2 MiB, or to that.
+ * nr_lanes: as many as threads may fault at once, at least 1; there are at most
+ * UFFD_LANES_MAX, and one for each 2 MiB. -EPERM, -ENOSYS, -EOPNOTSUPP; *err (to
+ * be freed) says how to enable what is missing.
  */
 int uffd_new(uint8_t *base, size_t bytes, size_t page_bytes,
 	     unsigned int nr_lanes, struct uffd **ret_uffd, char **err);

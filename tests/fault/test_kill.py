@@ -23,6 +23,7 @@ from vmmd import ATTENTION, DONE, FAILED, FIT, MIB, wait_until
 
 BUSY = "mem=16M work=dirty hb=50"
 RESTING = "mem=16M work=fill hb=50"  # faults in next to nothing by itself
+FAULTING = "mem=16M work=sparse rate=1000 hb=50"  # a page here, a page there
 SLOW = ("--max-bandwidth", 16 * MIB)
 STALL_S = 5
 
@@ -247,10 +248,10 @@ def test_cut_at_any_byte(host):
         settle(host, guest, destination, result, proxy.uri)
 
 
-@pytest.mark.parametrize("link", range(4))
+@pytest.mark.parametrize("link", range(5))
 def test_one_connection_of_a_postcopy_cut(host, link):
-    """Control, two data channels, faults: losing any pauses, none is fatal."""
-    guest = host.run(RESTING).wait_ready()
+    """Control, two for data, two for faults: losing any pauses, none is fatal."""
+    guest = host.run(FAULTING, cpus=2).wait_ready()
     destination = host.receive()
     proxy = proxied(host, destination)
     move = host.start_migrate(guest, proxy.uri, "--mode", "postcopy",

@@ -148,7 +148,7 @@ def resume(host, guest, destination):
 def test_migration(host, kind, side, mode):
     """The guest stays, or arrives; a postcopy that breaks is resumed."""
     here = Failure(host.directory / "fail")
-    guest = host.run(GUEST, env=here.env).wait_ready()
+    guest = host.run(GUEST, cpus=2, env=here.env).wait_ready()
     for n in each_n(4):
         there = Failure(host.directory / f"fail{n}")
         destination = host.receive(env=there.env)
@@ -191,7 +191,7 @@ def test_migration(host, kind, side, mode):
 def test_snapshot_and_restore(host, kind):
     """A snapshot is whole or not there, and its guest does not notice."""
     failure = Failure(host.directory / "fail")
-    guest = host.run(GUEST, env=failure.env).wait_ready()
+    guest = host.run(GUEST, cpus=2, env=failure.env).wait_ready()
     for n in each_n(8):
         directory = host.directory / f"snapshot{n}"
         failure.arm(kind, n)

@@ -266,8 +266,13 @@ def test_receivers_are_urgent_only_while_the_guest_stands_still(host):
 
 def threads(vmm, prefix):
     """How many threads of that process have a name that begins so."""
-    return sum((task / "comm").read_text().startswith(prefix)
-               for task in Path(f"/proc/{vmm.pid}/task").iterdir())
+    names = []
+    for task in Path(f"/proc/{vmm.pid}/task").iterdir():
+        try:
+            names.append((task / "comm").read_text())
+        except OSError:  # it has just ended
+            continue
+    return sum(name.startswith(prefix) for name in names)
 
 
 @pytest.mark.parametrize("cpus,channels,lanes", [(1, 2, 1), (2, 2, 2), (4, 3, 3)])

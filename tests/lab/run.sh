@@ -130,7 +130,7 @@ check() {
 	for value in "$cpus" "$mem_mib" "$scratch_mib" "$timeout_s"; do
 		is_number "$value" || wrong_usage "not a number: $value"
 	done
-	[[ $tsc_error_ppm =~ ^-?[0-9]+$ ]] ||
+	[[ $tsc_error_ppm =~ ^(0|-?[1-9][0-9]*)$ ]] ||
 		wrong_usage "not a number of parts in a million: $tsc_error_ppm"
 	case $threads,$clock in
 	one,host) accel=(-accel "tcg,thread=single") ;;
@@ -205,7 +205,10 @@ measure_tsc() {
 			say "no C compiler (scripts/setup.sh)"
 			exit 77
 		}
-		tsc_khz=$("$tmp/tsc_khz") || exit 125
+		tsc_khz=$("$tmp/tsc_khz") || {
+			say "cannot run a program in ${tmp%/*}; set TMPDIR"
+			exit 77
+		}
 	fi
 	tsc_khz=$((tsc_khz + tsc_khz * tsc_error_ppm / 1000000))
 }

@@ -93,7 +93,7 @@ static struct fixture *fixture_new(enum vm_mem_backend backend, uint64_t zero)
 {
 	const struct vm_config cfg = {
 		.ram_bytes = RAM_BYTES,
-		.nr_cpus = 1,
+		.nr_cpus = 4, /* faults come in several lanes */
 		.mem_backend = backend,
 	};
 	struct fixture *f = calloc(1, sizeof(*f));

@@ -105,7 +105,7 @@ static struct mig_guest *start_guest(enum vm_mem_backend backend)
 {
 	const struct vm_config cfg = {
 		.ram_bytes = RAM_BYTES,
-		.nr_cpus = 1,
+		.nr_cpus = 4, /* faults come in several lanes */
 		.mem_backend = backend,
 	};
 	struct mig_guest *g;

@@ -234,6 +234,58 @@ static void test_stop_wakes_every_lane(void **state)
 	check_stop_wakes(true);
 }
 
+/* Registering fails at a hole, after some stripes and before others. */
+static void test_a_failed_start_can_be_tried_again(void **state)
+{
+	struct fixture *f = fixture_new();
+	uint8_t *hole = f->base + 4 * STRIPE_PAGES * PAGE;
+	const int prot = PROT_READ | PROT_WRITE;
+	struct toucher t[LANES];
+
+	(void)state;
+	assert_int_equal(munmap(hole, STRIPE_PAGES * PAGE), 0);
+	assert_true(uffd_start(f->uffd, UFFD_MISSING, count_only, f) < 0);
+	assert_int_equal(load(f, 0), 0); /* nobody watches */
+	assert_int_equal(load(f, 5 * STRIPE_PAGES), 0);
+	assert_ptr_equal(mmap(hole, STRIPE_PAGES * PAGE, prot,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+			 hole);
+	assert_int_equal(uffd_start(f->uffd, UFFD_MISSING, meet, f), 0);
+	touch_each_lane(f, t);
+	join_all(t);
+	load(f, 4 * STRIPE_PAGES);
+	pthread_mutex_lock(&f->lock);
+	assert_int_equal(f->in_handler, LANES + 1);
+	pthread_mutex_unlock(&f->lock);
+	fixture_free(f);
+}
+
+/* One has failed to stop for want of a stripe: the next start watches all again. */
+static void test_a_failed_stop_can_be_followed_by_a_start(void **state)
+{
+	struct fixture *f = fixture_new();
+	uint8_t *hole = f->base + 3 * STRIPE_PAGES * PAGE;
+	const int prot = PROT_READ | PROT_WRITE;
+	struct toucher t[LANES];
+
+	(void)state;
+	assert_int_equal(uffd_start(f->uffd, UFFD_MISSING, count_only, f), 0);
+	touch_each_lane(f, t);
+	wait_missing(f, LANES);
+	assert_int_equal(munmap(hole, STRIPE_PAGES * PAGE), 0);
+	assert_true(uffd_stop(f->uffd, UFFD_MISSING) < 0);
+	join_all(t); /* let go all the same */
+	assert_ptr_equal(mmap(hole, STRIPE_PAGES * PAGE, prot,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+			 hole);
+	assert_int_equal(uffd_start(f->uffd, UFFD_WP, let_write, f), 0);
+	memset(f->base, 1, PAGES * PAGE);
+	assert_int_equal(uffd_protect(f->uffd, 0, PAGES), 0);
+	write_all(f);
+	assert_int_equal(f->writes, 2 * STRIPES);
+	fixture_free(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -241,6 +293,8 @@ int main(void)
 		cmocka_unit_test(test_a_copy_crosses_stripes),
 		cmocka_unit_test(test_protection_crosses_stripes),
 		cmocka_unit_test(test_stop_wakes_every_lane),
+		cmocka_unit_test(test_a_failed_start_can_be_tried_again),
+		cmocka_unit_test(test_a_failed_stop_can_be_followed_by_a_start),
 	};
 	struct uffd_caps caps;
 
