@@ -19,8 +19,8 @@
 #define FAULTS_PER_READ 16
 /* A VMA each, where there are several lanes. */
 #define STRIPES_PER_LANE 16
-#define STRIPE_BYTES_MIN                                                       \
-	(2u << 20) /* no huge page is cut: base is aligned to it */
+/* No huge page is cut: base is aligned to it. */
+#define STRIPE_BYTES_MIN (2u << 20)
 
 struct uffd_user {
 	uffd_handler *handler; /* NULL: nobody */

@@ -388,6 +388,80 @@ def test_migrate_to_what_is_not_vmmd(host, talk):
     guest.verify()
 
 
+def read_exactly(link, nr):
+    data = b""
+    while len(data) < nr:
+        more = link.recv(nr - len(data))
+        if not more:
+            raise ConnectionResetError
+        data += more
+    return data
+
+
+class AgreeingReceiver:
+    """Takes any SETUP with a SETUP_REPLY of the test's, and sees who connects then:
+    (role, channel) of each hello, see docs/protocol.md."""
+
+    HELLO_BYTES, FRAME = 40, struct.Struct("<HHII")
+    SETUP_REPLY = 2
+    CONTROL, DATA, FAULT = 1, 2, 3
+
+    def __init__(self, reply):
+        self.reply, self.hellos = reply, []
+        self.peer = Peer(self._talk)
+        self.uri = self.peer.uri
+
+    def _talk(self, link):
+        link.settimeout(PATIENCE_S)
+        hello = read_exactly(link, self.HELLO_BYTES)
+        magic, _, _, nr = self.FRAME.unpack(read_exactly(link, self.FRAME.size))
+        read_exactly(link, nr)
+        link.sendall(self.FRAME.pack(magic, self.SETUP_REPLY, 1,
+                                     len(self.reply)) + self.reply)
+        self.hellos = [struct.unpack_from("<HH", hello, 12)]
+        self.peer.listener.settimeout(1)
+        try:
+            while True:
+                channel, _ = self.peer.listener.accept()
+                with channel:
+                    self.hellos.append(struct.unpack_from(
+                        "<HH", read_exactly(channel, self.HELLO_BYTES), 12))
+        except TimeoutError:
+            pass
+
+
+@pytest.mark.parametrize("reply,faults", [(b"", 1), (b"\x20\x01", 1),
+                                          (b"\x20\x02", 2)],
+                         ids=["as of old", "one", "two"])
+def test_as_many_fault_channels_as_the_receiver_takes(host, reply, faults):
+    """SetupReply.fault_channels, field 4: who does not say means one."""
+    guest = host.run(BUSY, cpus=2).wait_ready()
+    receiver = AgreeingReceiver(reply)
+    try:
+        complains(host.vmmd("migrate", guest.vmm.name, receiver.uri, "--channels",
+                            2, check=False), status=(FAILED,))
+    finally:
+        receiver.peer.close()
+    data = [(AgreeingReceiver.DATA, channel) for channel in range(2)]
+    fault = [(AgreeingReceiver.FAULT, channel) for channel in range(faults)]
+    assert receiver.hellos == [(AgreeingReceiver.CONTROL, 0), *data, *fault]
+    guest.verify()
+
+
+@pytest.mark.parametrize("reply", [b"\x20\x03", b"\x20\xff\xff\xff\xff\x0f"],
+                         ids=["three", "4294967295"])
+def test_more_fault_channels_than_were_offered(host, reply):
+    guest = host.run(BUSY, cpus=2).wait_ready()
+    receiver = AgreeingReceiver(reply)
+    try:
+        complains(host.vmmd("migrate", guest.vmm.name, receiver.uri, check=False),
+                  "more fault channels than there are", status=(FAILED,))
+    finally:
+        receiver.peer.close()
+    assert len(receiver.hellos) <= 1
+    guest.verify()
+
+
 def test_migrate_to_nobody(host):
     guest = host.run(BUSY).wait_ready()
     with socket.socket() as taken:  # nobody listens, and nobody else will
