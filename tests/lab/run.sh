@@ -347,11 +347,15 @@ post_mortem() {
 		{"execute": "qmp_capabilities"}
 		{"execute": "human-monitor-command",
 		 "arguments": {"command-line": "info registers -a"}}
+		{"execute": "human-monitor-command",
+		 "arguments": {"command-line": "info lapic 0"}}
+		{"execute": "human-monitor-command",
+		 "arguments": {"command-line": "info lapic 1"}}
 	END' "$tmp/monitor.in"
 	echo "--- its CPUs"
 	timeout "$post_mortem_limit_s" cat "$tmp/monitor.out" |
 		sed -n 's/\\r\\n/\n/g; s/^{"return": "//p' |
-		grep -E '^(CPU#|R[0-9A-Z]|CR|EFER)'
+		grep -E '^(CPU#|R[0-9A-Z]|CR|EFER|dumping|LVT|ISR|IRR|.*PR)'
 }
 
 # give_up STATUS REASON

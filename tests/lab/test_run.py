@@ -123,6 +123,7 @@ def test_timeout_is_kept():
     assert status == TIMED_OUT
     assert "timeout" in err
     assert "\nCPU#1\n" in err, "what its CPUs are at"
+    assert err.count("IRR") >= 2, "and their APICs"
     assert not world.left()
 
 

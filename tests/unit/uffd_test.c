@@ -52,8 +52,8 @@ static struct fixture *fixture_new(bool memfd)
 
 	assert_non_null(f);
 	map(f, memfd);
-	assert_int_equal(uffd_new(f->base, PAGES * PAGE, PAGE, 1, &f->uffd, &err),
-			 0);
+	assert_int_equal(
+		uffd_new(f->base, PAGES * PAGE, PAGE, 1, &f->uffd, &err), 0);
 	assert_null(err);
 	return f;
 }
