@@ -9,6 +9,7 @@
 #include <sys/uio.h>
 
 #include "migrate/clock.h"
+#include "migrate/faultpoint.h"
 #include "migrate/net.h"
 #include "vmm/urgent.h"
 
@@ -247,6 +248,34 @@ static int take_barrier(struct mig_receiver *r, const struct inbox *in)
 	return 0;
 }
 
+/* True for the channel that is the last to see it. */
+static bool note_mark(struct mig_receiver *r, uint64_t seq)
+{
+	struct mig_dest *d = r->d;
+	unsigned int i = 0;
+
+	pthread_mutex_lock(&d->lock);
+	d->marks[r->channel] = seq;
+	while (i < d->session->channels && d->marks[i] >= seq)
+		i++;
+	pthread_mutex_unlock(&d->lock);
+	return i == d->session->channels;
+}
+
+/* The source stops the guest only when all that it has sent was read. */
+static int take_mark(struct mig_receiver *r, const struct inbox *in)
+{
+	Vmmd__Marked msg = VMMD__MARKED__INIT;
+
+	if (saw_barrier(r) || in->batch.seq <= r->d->marks[r->channel])
+		return -EBADMSG;
+	mig_fault_point(r->d->session, "mark");
+	if (!note_mark(r, in->batch.seq))
+		return 0;
+	msg.mark = in->batch.seq;
+	return mig_link_send(r->d->session->link, PROTO_MARKED, &msg.base);
+}
+
 /* urgent_lock is held, by the receiver or by who joins it. */
 static void set_urgent(struct mig_receiver *r, bool urgent)
 {
@@ -302,6 +331,8 @@ static int take_batch(struct mig_receiver *r, struct inbox *in)
 		return take_barrier(r, in);
 	case PROTO_BATCH_AHEAD:
 		return take_ahead(r, in);
+	case PROTO_BATCH_MARK:
+		return take_mark(r, in);
 	case PROTO_BATCH_WANT:
 		break;
 	}

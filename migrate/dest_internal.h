@@ -60,6 +60,7 @@ struct mig_dest {
 	uint8_t offered_id[PROTO_SESSION_BYTES];
 	struct mig_session *session;
 	uint64_t barriers[PROTO_CHANNELS_MAX]; /* last one seen on each */
+	uint64_t marks[PROTO_CHANNELS_MAX];    /* likewise */
 	char error[MIG_ERROR_BYTES];
 	struct mig_stats stats;
 	struct mig_guest *guest;

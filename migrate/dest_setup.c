@@ -287,6 +287,7 @@ static int answer(struct mig_dest *d, const struct reasons *r)
 	if (r->nr == 0)
 		reply.state_us = time_state(d->guest->vm);
 	reply.takes_ahead = true;
+	reply.answers_marks = true;
 	reply.fault_channels = d->session->fault_channels;
 	reply.n_reasons = r->nr;
 	reply.reasons = (char **)r->lines;

@@ -65,6 +65,7 @@ static const ProtobufCMessageDescriptor *const descriptors[PROTO_NR_TYPES] = {
 	[PROTO_PING] = &vmmd__ping__descriptor,
 	[PROTO_REJOIN_REPLY] = &vmmd__rejoin_reply__descriptor,
 	[PROTO_URGENT] = &vmmd__urgent__descriptor,
+	[PROTO_MARKED] = &vmmd__marked__descriptor,
 };
 
 static void fail(struct mig_link *l, int err, const char *why)

@@ -79,6 +79,9 @@ struct mig_source {
 	uint64_t *scratch; /* populated scan */
 	uint64_t barrier;
 	bool sends_ahead; /* the receiver understands AHEAD */
+	bool sends_marks; /* and answers MARK */
+	uint64_t mark;    /* the last one sent */
+	uint64_t marked;  /* and answered */
 	bool gave_disks;  /* their locks: the receiver may have them */
 	uint8_t *state;   /* packed, of the instant saved_ns */
 	size_t state_bytes;
@@ -207,6 +210,12 @@ int mig_source_on_channel(struct mig_source *s, unsigned int channel,
 void mig_source_send_todo(struct mig_source *s);
 /* The next barrier on every data channel. */
 int mig_source_send_barrier(struct mig_source *s);
+/*
+ * The next mark likewise, to a receiver that answers them. await: until it has read
+ * all that was sent before the last one.
+ */
+int mig_source_send_mark(struct mig_source *s);
+int mig_source_await_mark(struct mig_source *s);
 
 /* source_postcopy.c */
 int mig_source_send_pending(struct mig_source *s);

@@ -104,7 +104,9 @@ int mig_source_precopy(struct mig_source *s, bool *ret_postcopy)
 	for (;;) {
 		uint64_t dirty_pages, rtt_us;
 
-		ret = mig_source_sync(s);
+		ret = mig_source_send_mark(s);
+		if (ret == 0)
+			ret = mig_source_sync(s);
 		if (ret < 0)
 			return ret;
 		mig_source_note_last_window(s);

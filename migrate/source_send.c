@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "migrate/faultpoint.h"
+#include "proto/control.pb-c.h"
+
 struct mig_sender {
 	struct mig_source *s;
 	int fd;
@@ -285,20 +288,64 @@ void mig_source_send_todo(struct mig_source *s)
 	mig_crew_run(s->crew, send_round_job, s);
 }
 
-int mig_source_send_barrier(struct mig_source *s)
+static int send_on_all(struct mig_source *s, enum proto_batch_type type,
+		       uint64_t seq)
 {
-	struct proto_batch b = { .type = PROTO_BATCH_BARRIER };
+	const struct proto_batch b = { .type = type, .seq = seq };
 	uint8_t head[PROTO_BATCH_HEAD_MAX];
+	size_t bytes = proto_batch_encode(&b, head);
 	unsigned int i;
-	size_t bytes;
 	int ret;
 
-	b.seq = ++s->barrier;
-	bytes = proto_batch_encode(&b, head);
 	for (i = 0; i < s->cfg.channels; i++) {
 		ret = mig_net_write(s->session->data_fds[i], head, bytes);
 		if (ret < 0)
 			return ret;
 	}
 	return 0;
+}
+
+int mig_source_send_barrier(struct mig_source *s)
+{
+	return send_on_all(s, PROTO_BATCH_BARRIER, ++s->barrier);
+}
+
+static int recv_marked(struct mig_source *s)
+{
+	ProtobufCMessage *msg;
+	int ret = mig_link_recv(s->session->link, PROTO_MARKED, &msg);
+
+	if (ret < 0)
+		return ret;
+	if (((Vmmd__Marked *)msg)->mark == s->marked + 1) {
+		s->marked++;
+	} else {
+		mig_source_say(s, "the receiver answers what it was not asked");
+		ret = -EPROTO;
+	}
+	protobuf_c_message_free_unpacked(msg, NULL);
+	return ret;
+}
+
+int mig_source_await_mark(struct mig_source *s)
+{
+	int ret = 0;
+
+	while (ret == 0 && s->marked < s->mark)
+		ret = recv_marked(s);
+	return ret;
+}
+
+/* One at a time: answers that nobody takes would fill the link. */
+int mig_source_send_mark(struct mig_source *s)
+{
+	int ret;
+
+	if (!s->sends_marks)
+		return 0;
+	ret = mig_source_await_mark(s);
+	if (ret == 0)
+		ret = send_on_all(s, PROTO_BATCH_MARK, ++s->mark);
+	mig_fault_point(s->session, "mark");
+	return ret;
 }

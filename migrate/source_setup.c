@@ -221,6 +221,7 @@ int mig_source_agree(struct mig_source *s)
 	else
 		ret = note_fault_channels(s, reply);
 	s->sends_ahead = reply->takes_ahead;
+	s->sends_marks = reply->answers_marks;
 	/* Both machines have the same shape, and loading is much like saving. */
 	mig_converge_cost(&s->converge, MIG_COST_STATE, reply->state_us);
 	mig_converge_cost(&s->converge, MIG_COST_LOAD, reply->state_us);

@@ -302,7 +302,10 @@ int mig_source_switchover(struct mig_source *s, bool postcopy, bool *ret_done)
 {
 	int ret;
 
-	ret = say_urgent(s, true);
+	/* The pause shall not be spent on pages that were sent before it. */
+	ret = mig_source_await_mark(s);
+	if (ret == 0)
+		ret = say_urgent(s, true);
 	if (ret < 0)
 		return ret;
 	vm_thread_urgent(pthread_self(), true);

@@ -88,6 +88,7 @@ static int check_shape(const struct proto_batch *b, uint64_t total_pages)
 			       ? 0
 			       : -EBADMSG;
 	case PROTO_BATCH_BARRIER:
+	case PROTO_BATCH_MARK:
 		return b->nr_runs == 0 && b->nr_sums == 0 ? 0 : -EBADMSG;
 	}
 	return -EBADMSG;

@@ -27,6 +27,7 @@ static const struct {
 	[PROTO_PING] = { "PING", 4u << 10 },
 	[PROTO_REJOIN_REPLY] = { "REJOIN_REPLY", 4u << 10 },
 	[PROTO_URGENT] = { "URGENT", 4u << 10 },
+	[PROTO_MARKED] = { "MARKED", 4u << 10 },
 };
 
 #define UNKNOWN_BYTES_MAX (1u << 20)

@@ -69,6 +69,7 @@ enum proto_type {
 	PROTO_PING,         /* either way */
 	PROTO_REJOIN_REPLY, /* d->s */
 	PROTO_URGENT,       /* s->d before STATE; may go unheeded */
+	PROTO_MARKED,       /* d->s: all channels' marks were read */
 	PROTO_NR_TYPES
 };
 
@@ -106,7 +107,8 @@ enum proto_batch_type {
 	PROTO_BATCH_ZERO,     /* runs of zero pages; no sums, no data */
 	PROTO_BATCH_BARRIER,  /* no runs: all before seq has been sent */
 	PROTO_BATCH_WANT,     /* fault channel, d->s: please send these now */
-	PROTO_BATCH_AHEAD /* precopy: most likely data for these comes next */
+	PROTO_BATCH_AHEAD, /* precopy: most likely data for these comes next */
+	PROTO_BATCH_MARK   /* precopy, no runs: say MARKED when seq was read */
 };
 
 /* Pages from the start of RAM. Zero runs may be long: see the decoder. */
@@ -117,7 +119,7 @@ struct proto_run {
 
 struct proto_batch {
 	enum proto_batch_type type;
-	uint64_t seq;     /* barriers: which */
+	uint64_t seq;     /* barriers, marks: which */
 	uint32_t nr_runs; /* 0..PROTO_BATCH_PAGES_MAX */
 	uint32_t nr_sums; /* DATA: pages in the runs, else 0 */
 	struct proto_run runs[PROTO_BATCH_PAGES_MAX];

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from vmmd import (ATTENTION, DONE, FAILED, GUEST_ELF, PATIENCE_S, SANITIZER,
+from vmmd import (ATTENTION, DONE, FAILED, FIT, GUEST_ELF, PATIENCE_S, SANITIZER,
                   USAGE, Command, wait_until)
 
 BUSY = "mem=8M work=dirty hb=50"
@@ -403,11 +403,11 @@ class AgreeingReceiver:
     (role, channel) of each hello, see docs/protocol.md."""
 
     HELLO_BYTES, FRAME = 40, struct.Struct("<HHII")
-    SETUP_REPLY = 2
+    SETUP_REPLY, MARKED = 2, 14
     CONTROL, DATA, FAULT = 1, 2, 3
 
-    def __init__(self, reply):
-        self.reply, self.hellos = reply, []
+    def __init__(self, reply, then=()):
+        self.reply, self.then, self.hellos = reply, then, []
         self.peer = Peer(self._talk)
         self.uri = self.peer.uri
 
@@ -416,8 +416,8 @@ class AgreeingReceiver:
         hello = read_exactly(link, self.HELLO_BYTES)
         magic, _, _, nr = self.FRAME.unpack(read_exactly(link, self.FRAME.size))
         read_exactly(link, nr)
-        link.sendall(self.FRAME.pack(magic, self.SETUP_REPLY, 1,
-                                     len(self.reply)) + self.reply)
+        for type_, body in (self.SETUP_REPLY, self.reply), *self.then:
+            link.sendall(self.FRAME.pack(magic, type_, 1, len(body)) + body)
         self.hellos = [struct.unpack_from("<HH", hello, 12)]
         self.peer.listener.settimeout(1)
         try:
@@ -426,8 +426,29 @@ class AgreeingReceiver:
                 with channel:
                     self.hellos.append(struct.unpack_from(
                         "<HH", read_exactly(channel, self.HELLO_BYTES), 12))
+                    self.meet(channel)
         except TimeoutError:
             pass
+
+    def meet(self, channel):
+        """Closed after this."""
+
+
+class ReadingReceiver(AgreeingReceiver):
+    """Reads all that its connections bring, until the source closes them."""
+
+    def _talk(self, link):
+        super()._talk(link)
+        self._drain(link)
+
+    def meet(self, channel):
+        threading.Thread(target=self._drain, args=(channel.dup(),),
+                         daemon=True).start()
+
+    def _drain(self, channel):
+        with channel:
+            while channel.recv(65536):
+                pass
 
 
 @pytest.mark.parametrize("reply,faults", [(b"", 1), (b"\x20\x01", 1),
@@ -459,6 +480,20 @@ def test_more_fault_channels_than_were_offered(host, reply):
     finally:
         receiver.peer.close()
     assert len(receiver.hellos) <= 1
+    guest.verify()
+
+
+@pytest.mark.parametrize("mark", [b"", b"\x08\x02"], ids=["none", "two"])
+def test_answers_a_mark_that_was_not_sent(host, mark):
+    """SetupReply.answers_marks, field 5, and Marked.mark, field 1."""
+    guest = host.run(BUSY).wait_ready()
+    receiver = ReadingReceiver(b"\x28\x01", [(ReadingReceiver.MARKED, mark)])
+    try:
+        complains(host.vmmd("migrate", guest.vmm.name, receiver.uri, *FIT,
+                            check=False),
+                  "answers what it was not asked", status=(FAILED,))
+    finally:
+        receiver.peer.close()
     guest.verify()
 
 

@@ -28,10 +28,10 @@ SLOW = ("--max-bandwidth", 16 * MIB)
 STALL_S = 5
 
 # Points of the source and of the destination, before and after the token.
-SOURCE_BEFORE = ("setup", "agreed", "round1", "look", "round2", "stopped",
-                 "unlocked", "state-sent", "ready", "before-token")
+SOURCE_BEFORE = ("setup", "agreed", "round1", "look", "round2", "mark",
+                 "stopped", "unlocked", "state-sent", "ready", "before-token")
 SOURCE_AFTER = ("after-token", "postcopy")
-DESTINATION_BEFORE = ("setup", "agreed", "stopped", "locked")
+DESTINATION_BEFORE = ("setup", "agreed", "mark", "stopped", "locked")
 DESTINATION_AFTER = ("before-running", "running", "postcopy", "drained")
 
 BEFORE = ([("source", point) for point in SOURCE_BEFORE] +
@@ -321,6 +321,16 @@ def test_stalled_at(host, side, point):
     print(f"{side} at {point}: exit {result.status} after "
           f"{time.monotonic() - began:.1f} s")
     settle(host, guest, destination, result)
+
+
+def test_it_runs_until_all_that_was_sent_is_read(host):
+    """A receiver that is behind costs the migration time, and not the guest."""
+    guest, destination = start(host, "destination", "mark", "stall")
+    result = host.start_migrate(guest, destination.uri, *FIT).wait()
+    assert result.status == DONE, result
+    assert result.json["total_ms"] >= STALL_S * 1000, result
+    assert result.json["downtime_ms"] < STALL_S * 1000, result
+    arrived(host, guest, destination)
 
 
 @pytest.mark.parametrize("who", ["source", "destination", "both"])

@@ -88,6 +88,9 @@ static void test_pages_and_sums_must_agree(void **state)
 	in.type = PROTO_BATCH_BARRIER;
 	assert_int_equal(round_trip(&in, &out), -EBADMSG);
 	in = sample();
+	in.type = PROTO_BATCH_MARK;
+	assert_int_equal(round_trip(&in, &out), -EBADMSG);
+	in = sample();
 	in.type = (enum proto_batch_type)77;
 	assert_int_equal(round_trip(&in, &out), -EBADMSG);
 }
