@@ -12,6 +12,11 @@
 #include <linux/types.h>
 #include <linux/userfaultfd.h>
 
+/* Linux 6.1: uapi/asm-generic/mman-common.h */
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
 /* PAGEMAP_SCAN, Linux 6.7: uapi/linux/fs.h */
 #ifndef PAGEMAP_SCAN
 #define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)

@@ -253,8 +253,11 @@ static void stop_ensuring(struct mig_fill *f)
 
 void mig_fill_free(struct mig_fill *f)
 {
+	struct mig_collapse *collapse;
+
 	if (!f)
 		return;
+	collapse = mig_fill_pending(f) == 0 ? &f->guest->collapse : NULL;
 	pthread_mutex_lock(&f->guest->lock);
 	f->guest->fill = NULL;
 	pthread_mutex_unlock(&f->guest->lock);
@@ -265,6 +268,8 @@ void mig_fill_free(struct mig_fill *f)
 	f->ended = true;
 	pthread_rwlock_unlock(&f->install);
 	mig_fill_drop(f);
+	if (collapse)
+		mig_collapse_start(collapse);
 }
 
 void mig_fill_hold(struct mig_fill *f)

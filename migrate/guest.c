@@ -17,6 +17,7 @@ int mig_guest_new(struct vm *vm, struct mig_guest **ret_guest)
 	if (!g)
 		return -ENOMEM;
 	g->vm = vm;
+	mig_collapse_init(&g->collapse, vm_mem(vm));
 	pthread_mutex_init(&g->lock, NULL);
 	*ret_guest = g;
 	return 0;
@@ -27,6 +28,7 @@ void mig_guest_free(struct mig_guest *g)
 	if (!g)
 		return;
 	mig_fill_free(g->fill);
+	mig_collapse_fini(&g->collapse);
 	uffd_free(g->uffd);
 	vm_free(g->vm);
 	pthread_mutex_destroy(&g->lock);

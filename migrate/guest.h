@@ -2,7 +2,7 @@
  * migrate/guest.h: a machine together with what migrate/ keeps of its memory:
  * the userfaultfd over its RAM and, while pages are still elsewhere, their fill.
  *
- * Owns:    vm, uffd, fill.
+ * Owns:    vm, uffd, fill, collapse.
  * Life:    mig_guest_new() takes the vm; mig_guest_free() ends the fill, closes
  *          the userfaultfd, then frees the vm. That order is the only one in
  *          which a vCPU that waits for a page can be ended.
@@ -17,6 +17,7 @@
 
 #include <pthread.h>
 
+#include "migrate/collapse.h"
 #include "uffd/uffd.h"
 #include "vmm/vm.h"
 
@@ -24,6 +25,7 @@ struct mig_fill;
 
 struct mig_guest {
 	struct vm *vm; /* constant */
+	struct mig_collapse collapse;
 	/* Under lock. */
 	pthread_mutex_t lock;
 	struct uffd *uffd;     /* NULL until first needed, then constant */

@@ -239,8 +239,11 @@ static void *snapshot_thread(void *arg)
 	struct mig_snapshot *s = arg;
 	enum mig_phase end = MIG_COMPLETE;
 	char *err = NULL;
-	int ret = run(s, &err);
+	int ret;
 
+	mig_collapse_hold(&s->guest->collapse);
+	ret = run(s, &err);
+	mig_collapse_release(&s->guest->collapse);
 	pthread_mutex_lock(&s->lock);
 	s->stats.total_us = mig_now_us() - s->started_us;
 	if (ret < 0) {

@@ -229,7 +229,9 @@ static void *source_main(void *arg)
 	int ret;
 
 	pthread_setname_np(pthread_self(), "migrate");
+	mig_collapse_hold(&s->guest->collapse);
 	ret = migrate(s);
+	mig_collapse_release(&s->guest->collapse);
 	conclude(s, ret);
 	return NULL;
 }

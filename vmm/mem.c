@@ -41,15 +41,15 @@ static int map_ram(struct vm_mem *m)
 	int flags = MAP_FIXED;
 	uintptr_t base;
 
-	m->reserved_bytes = m->bytes + HUGE_PAGE_BYTES;
+	m->reserved_bytes = m->bytes + VM_HUGE_PAGE_BYTES;
 	m->reserved = mmap(NULL, m->reserved_bytes, PROT_NONE,
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (m->reserved == MAP_FAILED) {
 		m->reserved = NULL;
 		return -errno;
 	}
-	base = ((uintptr_t)m->reserved + HUGE_PAGE_BYTES - 1) &
-	       ~(uintptr_t)(HUGE_PAGE_BYTES - 1);
+	base = ((uintptr_t)m->reserved + VM_HUGE_PAGE_BYTES - 1) &
+	       ~(uintptr_t)(VM_HUGE_PAGE_BYTES - 1);
 	if (m->backend == VM_MEM_ANON)
 		flags |= MAP_PRIVATE | MAP_ANONYMOUS;
 	else
@@ -116,7 +116,7 @@ static int map_user_dirty(struct vm_mem *m)
 
 static bool size_is_good(uint64_t ram_bytes, enum vm_mem_backend backend)
 {
-	uint64_t page = backend == VM_MEM_HUGETLB ? HUGE_PAGE_BYTES
+	uint64_t page = backend == VM_MEM_HUGETLB ? VM_HUGE_PAGE_BYTES
 						  : VM_PAGE_BYTES;
 
 	return (unsigned int)backend < VM_MEM_NR_BACKENDS &&
@@ -211,7 +211,8 @@ enum vm_mem_backend vm_mem_backend(const struct vm_mem *m)
 
 uint64_t vm_mem_host_page_bytes(const struct vm_mem *m)
 {
-	return m->backend == VM_MEM_HUGETLB ? HUGE_PAGE_BYTES : VM_PAGE_BYTES;
+	return m->backend == VM_MEM_HUGETLB ? VM_HUGE_PAGE_BYTES
+					    : VM_PAGE_BYTES;
 }
 
 size_t vm_mem_slots(const struct vm_mem *m, const struct vm_slot **ret_slots)

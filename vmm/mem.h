@@ -32,6 +32,9 @@
 #define VM_RAM_BYTES_MIN (UINT64_C(2) << 20)
 #define VM_SLOTS_MAX     2
 
+/* x86-64: of hugetlb memory, and transparent huge pages. */
+#define VM_HUGE_PAGE_BYTES (UINT64_C(2) << 20)
+
 enum vm_mem_backend {
 	VM_MEM_ANON,
 	VM_MEM_MEMFD,
@@ -118,6 +121,14 @@ int vm_mem_scan_populated(const struct vm_mem *m, uint64_t offset,
  * Nothing depends on it, so it cannot fail. Inside RAM. Any thread.
  */
 void vm_mem_populate(struct vm_mem *m, uint64_t offset, uint64_t bytes);
+/*
+ * The block of 2 MiB at offset (aligned) becomes a huge page if all of it is
+ * populated, in anonymous memory; else, and where it is one, nothing is done. What
+ * is in it stays; who touches it meanwhile waits. -ENOMEM, -EBUSY: no huge page is to
+ * be had, for want of memory or by a cgroup's limit. -EAGAIN: a page was in use.
+ * Others of MADV_COLLAPSE (Linux 6.1): this block cannot be one. Any thread.
+ */
+int vm_mem_collapse(struct vm_mem *m, uint64_t offset);
 /*
  * Back to never-populated zeros, marked dirty. Host-page aligned. Any thread.
  */

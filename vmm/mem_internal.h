@@ -7,9 +7,6 @@
 
 #include "vmm/mem.h"
 
-/* x86-64: of hugetlb memory, and transparent huge pages. */
-#define HUGE_PAGE_BYTES (UINT64_C(2) << 20)
-
 struct vm_mem {
 	/* Set by vm_mem_new(), constant after: any thread. */
 	uint8_t *base;

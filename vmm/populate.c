@@ -252,9 +252,10 @@ uint64_t vm_mem_resident_bytes(const struct vm_mem *m)
  */
 static void populate_huge(struct vm_mem *m, uint64_t offset, uint64_t bytes)
 {
-	uint64_t end = (offset + bytes) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
-	uint64_t at = (offset + HUGE_PAGE_BYTES - 1) / HUGE_PAGE_BYTES *
-		      HUGE_PAGE_BYTES;
+	uint64_t end = (offset + bytes) / VM_HUGE_PAGE_BYTES *
+		       VM_HUGE_PAGE_BYTES;
+	uint64_t at = (offset + VM_HUGE_PAGE_BYTES - 1) / VM_HUGE_PAGE_BYTES *
+		      VM_HUGE_PAGE_BYTES;
 
 	if (at >= end)
 		return;
@@ -268,4 +269,28 @@ void vm_mem_populate(struct vm_mem *m, uint64_t offset, uint64_t bytes)
 	if (m->huge_on_request)
 		populate_huge(m, offset, bytes);
 	madvise(m->base + offset, bytes, MADV_POPULATE_WRITE);
+}
+
+static bool is_whole(const struct vm_mem *m, uint64_t offset)
+{
+	struct scan s = { .categories = PAGE_IS_PRESENT };
+
+	return scan_page_tables(m, offset, VM_HUGE_PAGE_BYTES, &s) == 0 &&
+	       s.nr_pages == VM_HUGE_PAGE_BYTES / VM_PAGE_BYTES;
+}
+
+int vm_mem_collapse(struct vm_mem *m, uint64_t offset)
+{
+	uint8_t *at = m->base + offset;
+	int ret;
+
+	if (m->backend != VM_MEM_ANON || offset > m->bytes ||
+	    m->bytes - offset < VM_HUGE_PAGE_BYTES || !is_whole(m, offset))
+		return 0;
+	if (m->huge_on_request)
+		madvise(at, VM_HUGE_PAGE_BYTES, MADV_HUGEPAGE);
+	ret = madvise(at, VM_HUGE_PAGE_BYTES, MADV_COLLAPSE) < 0 ? -errno : 0;
+	if (m->huge_on_request)
+		madvise(at, VM_HUGE_PAGE_BYTES, MADV_NOHUGEPAGE);
+	return ret;
 }

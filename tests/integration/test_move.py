@@ -313,17 +313,46 @@ def huge_bytes(vmm):
                if line.startswith("AnonHugePages:"))
 
 
-def test_what_was_whole_arrives_in_huge_pages(host):
-    """And costs no more memory for it."""
+def wants_huge_pages_on_request():
     setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not setting.exists() or "[madvise]" not in setting.read_text():
         pytest.skip("this host has no transparent huge pages, or for all")
+
+
+def test_what_was_whole_arrives_in_huge_pages(host):
+    """And costs no more memory for it."""
+    wants_huge_pages_on_request()
     guest = host.run("mem=32M work=fill hb=100").wait_ready()
     before = guest.vmm.status()["resident_bytes"]
     host.move(guest, "--mode", "precopy")
     guest.verify()
     assert huge_bytes(guest.vmm) > 0
     assert guest.vmm.status()["resident_bytes"] < before * 1.05
+
+
+def test_what_arrived_in_pieces_becomes_huge(host):
+    """While the guest works on, and costs no more memory either."""
+    wants_huge_pages_on_request()
+    guest = host.run("mem=32M work=dirty hb=100").wait_ready()
+    before = guest.vmm.status()["resident_bytes"]
+    host.move(guest, "--mode", "postcopy")
+    wait_until(lambda: huge_bytes(guest.vmm) >= 28 * MIB, "huge pages")
+    guest.verify()
+    assert guest.vmm.status()["resident_bytes"] < before * 1.05
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_it_moves_on_while_pages_become_huge(host, mode):
+    guest = host.run("mem=128M work=dirty rate=2000 hb=100",
+                     mem="192M").wait_ready()
+    for _ in range(3):
+        host.move(guest, "--mode", "postcopy")
+        host.move(guest, "--mode", mode, *FIT)
+    directory, _ = host.snapshot(guest)
+    guest.verify()
+    restored = host.restore(directory, lazy=True)
+    host.snapshot(restored)
+    restored.verify()
 
 
 @pytest.mark.parametrize("mode", MODES)

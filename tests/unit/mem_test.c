@@ -308,6 +308,48 @@ static void test_populate(void **state)
 	check_populate(VM_MEM_MEMFD);
 }
 
+/* Of this process, in huge pages. */
+static uint64_t huge_bytes(void)
+{
+	FILE *f = fopen("/proc/self/smaps_rollup", "r");
+	unsigned long long kib = 0;
+	char line[128];
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		sscanf(line, "AnonHugePages: %llu", &kib);
+	fclose(f);
+	return kib * 1024;
+}
+
+/* What is whole becomes huge, with all that is in it; what is not costs no more. */
+static void test_collapse(void **state)
+{
+	struct vm_mem *m = new_mem(7 * MIB, VM_MEM_ANON);
+	uint8_t *base = vm_mem_base(m);
+	uint64_t before = huge_bytes();
+
+	(void)state;
+	if (!m->huge_on_request) {
+		print_message("this host gives huge pages to all, or none\n");
+		vm_mem_free(m);
+		skip();
+	}
+	for (uint64_t i = 0; i < 7 * MIB; i += 4096)
+		base[i] = (uint8_t)(i >> 12);
+	assert_int_equal(vm_mem_discard(m, 2 * MIB, 4096), 0);
+	assert_int_equal(huge_bytes(), before);
+	for (uint64_t at = 0; at < 8 * MIB; at += 2 * MIB)
+		assert_int_equal(vm_mem_collapse(m, at), 0);
+	assert_int_equal(vm_mem_collapse(m, 64 * MIB), 0);
+	assert_int_equal(huge_bytes(), before + 4 * MIB);
+	assert_int_equal(vm_mem_resident_bytes(m), 7 * MIB - 4096);
+	for (uint64_t i = 0; i < 7 * MIB; i += 4096)
+		assert_int_equal(base[i],
+				 i == 2 * MIB ? 0 : (uint8_t)(i >> 12));
+	vm_mem_free(m);
+}
+
 static void test_discard(void **state)
 {
 	(void)state;
@@ -354,6 +396,7 @@ int main(void)
 		cmocka_unit_test(test_scan_every_other_page),
 		cmocka_unit_test(test_pages_only_read_do_not_count),
 		cmocka_unit_test(test_populate),
+		cmocka_unit_test(test_collapse),
 		cmocka_unit_test(test_discard),
 		cmocka_unit_test(test_hugetlb_counts_whole_huge_pages),
 	};

@@ -1,0 +1,109 @@
+#include "migrate/collapse.h"
+
+#include <errno.h>
+#include <time.h>
+
+#include "migrate/clock.h"
+
+/* Of the time that copying takes: the guest has the rest to itself. */
+#define REST_SHARE 4
+/* For one block: a page of it may be in somebody's hands. */
+#define TRIES_MAX 8
+
+void mig_collapse_init(struct mig_collapse *c, struct vm_mem *mem)
+{
+	pthread_condattr_t attr;
+
+	*c = (struct mig_collapse){ .mem = mem };
+	pthread_mutex_init(&c->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&c->changed, &attr);
+	pthread_condattr_destroy(&attr);
+}
+
+/* Under lock. */
+static void rest(struct mig_collapse *c, uint64_t us)
+{
+	uint64_t end_ns = mig_now_ns() + us * 1000;
+	struct timespec until = {
+		.tv_sec = (time_t)(end_ns / 1000000000),
+		.tv_nsec = (long)(end_ns % 1000000000),
+	};
+	int ret = 0;
+
+	while (!c->ending && ret != ETIMEDOUT)
+		ret = pthread_cond_timedwait(&c->changed, &c->lock, &until);
+	while (!c->ending && c->nr_holds > 0)
+		pthread_cond_wait(&c->changed, &c->lock);
+}
+
+/* Under lock, dropped at rest. */
+static int collapse_block(struct mig_collapse *c, uint64_t offset)
+{
+	unsigned int tries = 0;
+	int ret;
+
+	do {
+		uint64_t begin_us = mig_now_us();
+
+		ret = vm_mem_collapse(c->mem, offset);
+		rest(c, (mig_now_us() - begin_us) * REST_SHARE);
+	} while (ret == -EAGAIN && ++tries < TRIES_MAX && !c->ending);
+	return ret;
+}
+
+static void *collapse_main(void *arg)
+{
+	struct mig_collapse *c = arg;
+	uint64_t bytes = vm_mem_bytes(c->mem);
+	uint64_t at = 0;
+	int ret = 0;
+
+	pthread_mutex_lock(&c->lock);
+	rest(c, 0);
+	/* No huge page to be had: then none for the next block either. */
+	for (; at < bytes && ret != -ENOMEM && ret != -EBUSY && !c->ending;
+	     at += VM_HUGE_PAGE_BYTES)
+		ret = collapse_block(c, at);
+	pthread_mutex_unlock(&c->lock);
+	return NULL;
+}
+
+void mig_collapse_start(struct mig_collapse *c)
+{
+	pthread_mutex_lock(&c->lock);
+	if (!c->started &&
+	    pthread_create(&c->thread, NULL, collapse_main, c) == 0) {
+		pthread_setname_np(c->thread, "collapse");
+		c->started = true;
+	}
+	pthread_mutex_unlock(&c->lock);
+}
+
+void mig_collapse_hold(struct mig_collapse *c)
+{
+	pthread_mutex_lock(&c->lock);
+	c->nr_holds++;
+	pthread_mutex_unlock(&c->lock);
+}
+
+void mig_collapse_release(struct mig_collapse *c)
+{
+	pthread_mutex_lock(&c->lock);
+	c->nr_holds--;
+	pthread_cond_broadcast(&c->changed);
+	pthread_mutex_unlock(&c->lock);
+}
+
+void mig_collapse_fini(struct mig_collapse *c)
+{
+	pthread_mutex_lock(&c->lock);
+	c->ending = true;
+	pthread_cond_broadcast(&c->changed);
+	pthread_mutex_unlock(&c->lock);
+	if (c->started)
+		pthread_join(c->thread, NULL);
+	pthread_cond_destroy(&c->changed);
+	pthread_mutex_destroy(&c->lock);
+}

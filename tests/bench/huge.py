@@ -1,0 +1,164 @@
+#!/usr/bin/python3
+"""How fast a guest is on small pages, while it moves, and on huge pages again.
+
+huge.py [--runs N] [--mem MIB] [--as text|markdown|json] [--smoke]
+
+A guest that reads at random (and writes one page in 64) is launched, moved by
+precopy, whose receiver takes huge pages for what comes whole, and then by
+postcopy, which brings small ones: vmmd makes them huge again afterwards. Its speed
+is what it says itself between two heartbeats, in pages read per second; huge: of
+the process's memory, from /proc/PID/smaps. Medians of N runs.
+
+Environment: VMMD, GUEST_ELF; else the release build's.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from limits import ROOT, Warm
+
+sys.path.insert(0, str(ROOT / "tests/integration"))
+os.environ.setdefault("VMMD", str(ROOT / "build/release/cli/vmmd"))
+os.environ.setdefault("GUEST_ELF",
+                      str(ROOT / "build/release/tests/guest/guest.elf"))
+
+from vmmd import MIB, Host  # noqa: E402
+
+WATCH_S = 2
+SETTLED_S = 0.5  # no more huge pages in so long: that was all
+COLUMNS = (("phase", "phase"), ("ms", "lasted, ms"), ("huge_mib", "huge, MiB"),
+           ("pages_per_s", "pages read per second"),
+           ("stall_ms", "longest stall, ms"))
+
+
+def huge_mib(vmm):
+    """Of its guest's memory: the rest has none worth mentioning."""
+    lines = Path(f"/proc/{vmm.pid}/smaps").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines
+               if line.startswith("AnonHugePages:")) // 1024
+
+
+class Phase:
+    """From now until end(): by the guest's own heartbeats."""
+
+    def __init__(self, guest, name):
+        self.guest, self.name = guest, name
+        guest.wait_beats(1)
+        self.first = guest.last_seq()
+
+    def end(self):
+        self.guest.wait_beats(1)
+        beats = [beat for beat in self.guest.check()
+                 if beat["seq"] >= self.first]
+        ms = beats[-1]["t_ms"] - beats[0]["t_ms"]
+        read = beats[-1]["verified"] - beats[0]["verified"]
+        return {"phase": self.name, "ms": ms,
+                "huge_mib": huge_mib(self.guest.vmm),
+                "pages_per_s": 1000 * read / ms,
+                "stall_ms": max(beat["max_stall_all_us"]
+                                for beat in beats[1:]) / 1000}
+
+
+def watch(guest, name):
+    phase = Phase(guest, name)
+    time.sleep(WATCH_S)
+    return phase.end()
+
+
+def wait_settled(vmm):
+    """No more huge pages than a moment ago."""
+    before, now = -1, huge_mib(vmm)
+    while now != before:
+        time.sleep(SETTLED_S)
+        before, now = now, huge_mib(vmm)
+
+
+def measure(host, mem_mib):
+    warm = Warm(2 * mem_mib * MIB)
+    try:
+        guest = host.run(f"mem={mem_mib}M hb=50 work=read",
+                         mem=f"{mem_mib + 64}M").wait_ready()
+        rows = [watch(guest, "launched: small pages")]
+        host.move(guest, "--mode", "precopy")
+        rows.append(watch(guest, "after a precopy"))
+        phase = Phase(guest, "during a postcopy")
+        host.move(guest, "--mode", "postcopy")
+        rows.append(phase.end())
+        phase = Phase(guest, "while pages become huge")
+        wait_settled(guest.vmm)
+        rows.append(phase.end())
+        rows.append(watch(guest, "after that"))
+        guest.verify()
+        guest.vmm.stop(force=True)
+    finally:
+        warm.release()
+    return rows
+
+
+def medians(runs):
+    return [{key: row[key] if key == "phase" else
+             statistics.median(run[i][key] for run in runs) for key in row}
+            for i, row in enumerate(runs[0])]
+
+
+def show(value):
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def print_rows(rows, markdown):
+    lines = [[title for _, title in COLUMNS]]
+    lines += [[show(r[key]) for key, _ in COLUMNS] for r in rows]
+    if markdown:
+        lines.insert(1, ["---"] * len(COLUMNS))
+        for line in lines:
+            print("| " + " | ".join(line) + " |")
+        return
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for line in lines:
+        print("  ".join(text.rjust(n) for text, n in zip(line, widths)))
+
+
+def parse():
+    parser = argparse.ArgumentParser(
+        description="A guest's speed on small pages, moving, on huge ones.")
+    parser.add_argument("--runs", type=int, default=3, metavar="N")
+    parser.add_argument("--mem", type=int, default=1024, metavar="MIB",
+                        help="data in the guest")
+    parser.add_argument("--as", dest="form", default="text",
+                        choices=("text", "markdown", "json"))
+    parser.add_argument("--smoke", action="store_true",
+                        help="only see that it works: 1 run of 64 MiB")
+    return parser.parse_args()
+
+
+def main():
+    args = parse()
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        print("SKIPPED huge: no usable /dev/kvm")
+        return 77
+    if args.smoke:
+        args.runs, args.mem = 1, 64
+    directory = Path(tempfile.mkdtemp(prefix="vmmd-huge-"))
+    host = Host(directory)
+    try:
+        rows = medians([measure(host, args.mem) for _ in range(args.runs)])
+    finally:
+        host.close()
+        shutil.rmtree(directory)
+    if args.form == "json":
+        print(json.dumps({"guest_mib": args.mem, "rows": rows}, indent=1))
+    else:
+        print(f"{args.mem} MiB of data, medians of {args.runs}")
+        print_rows(rows, args.form == "markdown")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
