@@ -119,6 +119,14 @@ void mig_source_stop_responders(struct mig_source *s)
 
 /* ---- in bulk ---- */
 
+/* What faults have overdrawn does not matter any more when nothing is left to send. */
+static bool may_wait_to_push(void *ctx)
+{
+	struct mig_source *s = ctx;
+
+	return mig_source_may_go_on(s) && atomic_load(&s->left_pages) > 0;
+}
+
 /* This channel's stripe at or after page. */
 static uint64_t own_stripe(const struct mig_source *s, unsigned int channel,
 			   uint64_t page)
@@ -145,7 +153,7 @@ static int push_stripe(struct mig_source *s, struct mig_sender *x,
 	     page = bitmap_next_set(s->pending, page + 1, end)) {
 		/* Nothing is claimed while we wait for the bandwidth limit. */
 		if (mig_sender_holds(x) == 0)
-			mig_rate_wait(&s->rate, mig_source_may_go_on, s);
+			mig_rate_wait(&s->rate, may_wait_to_push, s);
 		ret = send_if_pending(s, x, page);
 	}
 	return ret < 0 ? ret : mig_sender_flush(x);
