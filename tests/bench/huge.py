@@ -81,24 +81,22 @@ def wait_settled(vmm):
 
 
 def measure(host, mem_mib):
-    warm = Warm(2 * mem_mib * MIB)
-    try:
-        guest = host.run(f"mem={mem_mib}M hb=50 work=read",
-                         mem=f"{mem_mib + 64}M").wait_ready()
-        rows = [watch(guest, "launched: small pages")]
-        host.move(guest, "--mode", "precopy")
-        rows.append(watch(guest, "after a precopy"))
-        phase = Phase(guest, "during a postcopy")
-        host.move(guest, "--mode", "postcopy")
-        rows.append(phase.end())
-        phase = Phase(guest, "while pages become huge")
-        wait_settled(guest.vmm)
-        rows.append(phase.end())
-        rows.append(watch(guest, "after that"))
-        guest.verify()
-        guest.vmm.stop(force=True)
-    finally:
-        warm.release()
+    guest = host.run(f"mem={mem_mib}M hb=50 work=read",
+                     mem=f"{mem_mib + 64}M").wait_ready()
+    rows = [watch(guest, "launched: small pages")]
+    Warm(mem_mib * MIB).release()
+    host.move(guest, "--mode", "precopy")
+    rows.append(watch(guest, "after a precopy"))
+    Warm(mem_mib * MIB).release()
+    phase = Phase(guest, "during a postcopy")
+    host.move(guest, "--mode", "postcopy")
+    rows.append(phase.end())
+    phase = Phase(guest, "while pages become huge")
+    wait_settled(guest.vmm)
+    rows.append(phase.end())
+    rows.append(watch(guest, "after that"))
+    guest.verify()
+    guest.vmm.stop(force=True)
     return rows
 
 

@@ -64,15 +64,12 @@ def row(mode, name, limit_ms, samples):
 
 def one_move(host, guest, mode, mem_mib, limit_ms):
     """(downtime_ms, felt_ms, seconds that the host withheld)"""
-    warm = Warm(mem_mib * MIB)
-    try:
-        since = guest.forget_stalls()
-        stolen = host_times_s()[1]
-        stats = host.move(guest, "--mode", mode, "--downtime-limit", limit_ms)
-        stolen = host_times_s()[1] - stolen
-        return stats["downtime_ms"], guest.felt_ms(since), stolen
-    finally:
-        warm.release()
+    Warm(mem_mib * MIB).release()
+    since = guest.forget_stalls()
+    stolen = host_times_s()[1]
+    stats = host.move(guest, "--mode", mode, "--downtime-limit", limit_ms)
+    stolen = host_times_s()[1] - stolen
+    return stats["downtime_ms"], guest.felt_ms(since), stolen
 
 
 def measure(host, args):
