@@ -267,7 +267,8 @@ static int take_mark(struct mig_receiver *r, const struct inbox *in)
 {
 	Vmmd__Marked msg = VMMD__MARKED__INIT;
 
-	if (saw_barrier(r) || in->batch.seq <= r->d->marks[r->channel])
+	if (!is_bulk(r) || saw_barrier(r) ||
+	    in->batch.seq <= r->d->marks[r->channel])
 		return -EBADMSG;
 	mig_fault_point(r->d->session, "mark");
 	if (!note_mark(r, in->batch.seq))

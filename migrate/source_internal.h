@@ -158,6 +158,7 @@ uint64_t mig_source_next_todo(struct mig_source *s);
 
 /*
  * source_round.c: send todo, which has so many pages; measures how fast they flow.
+ * A mark follows in precopy.
  * In precopy some of it may be left: in later what was written meanwhile, in todo
  * the rest when postcopy was asked for.
  */
@@ -211,10 +212,11 @@ void mig_source_send_todo(struct mig_source *s);
 /* The next barrier on every data channel. */
 int mig_source_send_barrier(struct mig_source *s);
 /*
- * The next mark likewise, to a receiver that answers them. await: until it has read
- * all that was sent before the last one.
+ * The next mark likewise, to a receiver that answers them; is_marked: it has read all
+ * that was sent before the last one; await: until it has.
  */
 int mig_source_send_mark(struct mig_source *s);
+bool mig_source_is_marked(const struct mig_source *s);
 int mig_source_await_mark(struct mig_source *s);
 
 /* source_postcopy.c */

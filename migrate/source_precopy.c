@@ -104,9 +104,7 @@ int mig_source_precopy(struct mig_source *s, bool *ret_postcopy)
 	for (;;) {
 		uint64_t dirty_pages, rtt_us;
 
-		ret = mig_source_send_mark(s);
-		if (ret == 0)
-			ret = mig_source_sync(s);
+		ret = mig_source_sync(s);
 		if (ret < 0)
 			return ret;
 		mig_source_note_last_window(s);
@@ -127,8 +125,15 @@ int mig_source_precopy(struct mig_source *s, bool *ret_postcopy)
 		}
 		switch (mig_converge_next(&s->converge, dirty_pages)) {
 		case MIG_SWITCH_PRECOPY:
-			*ret_postcopy = false;
-			return 0;
+			if (mig_source_is_marked(s)) {
+				*ret_postcopy = false;
+				return 0;
+			}
+			/* And then it is time to look again. */
+			ret = mig_source_await_mark(s);
+			if (ret < 0)
+				return ret;
+			continue;
 		case MIG_SWITCH_POSTCOPY:
 			*ret_postcopy = true;
 			return 0;

@@ -209,5 +209,7 @@ int mig_source_round(struct mig_source *s, uint64_t pages)
 			  atomic_load(&s->bytes_sent) - r.begin_bytes, us);
 	s->flow_us += us;
 	mig_source_note_throughput(s, s->flow_us);
+	if (ret == 0 && mig_phase(&s->phases) == MIG_PRECOPY)
+		ret = mig_source_send_mark(s);
 	return ret;
 }

@@ -327,11 +327,16 @@ static int recv_marked(struct mig_source *s)
 	return ret;
 }
 
+bool mig_source_is_marked(const struct mig_source *s)
+{
+	return s->marked == s->mark;
+}
+
 int mig_source_await_mark(struct mig_source *s)
 {
 	int ret = 0;
 
-	while (ret == 0 && s->marked < s->mark)
+	while (ret == 0 && !mig_source_is_marked(s))
 		ret = recv_marked(s);
 	return ret;
 }

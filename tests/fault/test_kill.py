@@ -330,6 +330,7 @@ def test_it_runs_until_all_that_was_sent_is_read(host):
     assert result.status == DONE, result
     assert result.json["total_ms"] >= STALL_S * 1000, result
     assert result.json["downtime_ms"] < STALL_S * 1000, result
+    assert result.json["switchover"] == "precopy", result
     arrived(host, guest, destination)
 
 
