@@ -9,6 +9,8 @@
 #define REST_SHARE 4
 /* For one block: a page of it may be in somebody's hands. */
 #define TRIES_MAX 8
+/* So many blocks in a row that could not be huge: none can. */
+#define FAILED_MAX 16
 
 void mig_collapse_init(struct mig_collapse *c, struct vm_mem *mem)
 {
@@ -57,15 +59,18 @@ static void *collapse_main(void *arg)
 {
 	struct mig_collapse *c = arg;
 	uint64_t bytes = vm_mem_bytes(c->mem);
-	uint64_t at = 0;
+	unsigned int nr_failed = 0;
+	uint64_t at;
 	int ret = 0;
 
 	pthread_mutex_lock(&c->lock);
 	rest(c, 0);
-	/* No huge page to be had: then none for the next block either. */
-	for (; at < bytes && ret != -ENOMEM && ret != -EBUSY && !c->ending;
-	     at += VM_HUGE_PAGE_BYTES)
+	for (at = 0; at < bytes && nr_failed < FAILED_MAX && ret != -ENOMEM &&
+		     !c->ending;
+	     at += VM_HUGE_PAGE_BYTES) {
 		ret = collapse_block(c, at);
+		nr_failed = ret < 0 ? nr_failed + 1 : 0;
+	}
 	pthread_mutex_unlock(&c->lock);
 	return NULL;
 }

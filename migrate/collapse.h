@@ -3,9 +3,9 @@
  *
  * Pages that arrive one by one, while the guest runs, are small ones, and stay
  * so: RAM wants no huge pages of itself (vmm/mem.h). Once all are there a thread
- * goes over RAM block by block, and rests between two of them, since whoever
- * touches a block that is being copied waits for it. Blocks that are not wholly
- * populated are left alone, so no memory is added. Nothing depends on it.
+ * goes over RAM block by block, and rests between two of them, since others wait
+ * while one is copied. Blocks that are not wholly populated are left alone, so no
+ * memory is added. Nothing depends on it.
  *
  * Threads: init, fini: the guest's owner. The rest: any.
  */
@@ -30,8 +30,8 @@ struct mig_collapse {
 };
 
 void mig_collapse_init(struct mig_collapse *c, struct vm_mem *mem);
-void mig_collapse_fini(
-	struct mig_collapse *c); /* not held, memory still there */
+/* While the memory is still there; held or not. */
+void mig_collapse_fini(struct mig_collapse *c);
 /* All pages are in. Once; later calls do nothing. */
 void mig_collapse_start(struct mig_collapse *c);
 /* While anybody holds it no block is touched: hold waits for the current one. */

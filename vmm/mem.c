@@ -66,10 +66,10 @@ static int map_ram(struct vm_mem *m)
 }
 
 /*
- * Where an administrator wants huge pages for everybody, or will not say, guests
- * have what he wants. Linux Documentation/admin-guide/mm/transhuge.rst
+ * Where an administrator wants huge pages for everybody, or for nobody, guests have
+ * what he wants. Linux Documentation/admin-guide/mm/transhuge.rst
  */
-static bool huge_for_all(void)
+static enum huge_pages what_host_wants(void)
 {
 	char text[64] = "";
 	int fd = open("/sys/kernel/mm/transparent_hugepage/enabled",
@@ -77,10 +77,21 @@ static bool huge_for_all(void)
 	ssize_t n;
 
 	if (fd < 0)
-		return true;
+		return HUGE_NEVER;
 	n = read(fd, text, sizeof(text) - 1);
 	close(fd);
-	return n < 0 || strstr(text, "[always]");
+	if (n < 0 || strstr(text, "[never]"))
+		return HUGE_NEVER;
+	return strstr(text, "[always]") ? HUGE_FOR_ALL : HUGE_ON_REQUEST;
+}
+
+/* Anonymous RAM, just mapped. */
+static void choose_huge(struct vm_mem *m)
+{
+	m->huge = what_host_wants();
+	if (m->huge == HUGE_ON_REQUEST &&
+	    madvise(m->base, m->bytes, MADV_NOHUGEPAGE) < 0)
+		m->huge = HUGE_NEVER;
 }
 
 static void lay_out_slots(struct vm_mem *m)
@@ -145,9 +156,8 @@ int vm_mem_new(uint64_t ram_bytes, enum vm_mem_backend backend,
 	ret = map_ram(m);
 	if (ret < 0)
 		goto free_m;
-	if (backend == VM_MEM_ANON && !huge_for_all())
-		m->huge_on_request = madvise(m->base, m->bytes,
-					     MADV_NOHUGEPAGE) == 0;
+	if (backend == VM_MEM_ANON)
+		choose_huge(m);
 	ret = map_user_dirty(m);
 	if (ret < 0)
 		goto free_m;

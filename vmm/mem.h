@@ -123,10 +123,11 @@ int vm_mem_scan_populated(const struct vm_mem *m, uint64_t offset,
 void vm_mem_populate(struct vm_mem *m, uint64_t offset, uint64_t bytes);
 /*
  * The block of 2 MiB at offset (aligned) becomes a huge page if all of it is
- * populated, in anonymous memory; else, and where it is one, nothing is done. What
- * is in it stays; who touches it meanwhile waits. -ENOMEM, -EBUSY: no huge page is to
- * be had, for want of memory or by a cgroup's limit. -EAGAIN: a page was in use.
- * Others of MADV_COLLAPSE (Linux 6.1): this block cannot be one. Any thread.
+ * populated, in anonymous memory; else, where it is one, and where the host wants
+ * none, nothing is done. What is in it stays. Who touches it meanwhile waits, and so
+ * does whoever has another page fault that needs mmap_lock. -ENOMEM: no huge page is
+ * to be had. -EAGAIN: a page was in use. Others of MADV_COLLAPSE (Linux 6.1): this
+ * block cannot be one now. Any thread.
  */
 int vm_mem_collapse(struct vm_mem *m, uint64_t offset);
 /*

@@ -7,14 +7,17 @@
 
 #include "vmm/mem.h"
 
+/* When RAM may be in transparent huge pages; on request: RAM wants none of itself. */
+enum huge_pages { HUGE_NEVER, HUGE_ON_REQUEST, HUGE_FOR_ALL };
+
 struct vm_mem {
 	/* Set by vm_mem_new(), constant after: any thread. */
 	uint8_t *base;
 	uint64_t bytes;
 	enum vm_mem_backend backend;
-	int fd;               /* -1 for anonymous memory */
-	bool huge_on_request; /* RAM wants no huge pages but where told */
-	void *reserved;       /* address space around base */
+	int fd; /* -1 for anonymous memory */
+	enum huge_pages huge;
+	void *reserved; /* address space around base */
 	size_t reserved_bytes;
 	struct vm_slot slots[VM_SLOTS_MAX];
 	size_t nr_slots;

@@ -28,6 +28,7 @@
 struct scan {
 	uint64_t categories; /* PAGE_IS_*: any of them makes a page count */
 	uint64_t *bitmap;    /* NULL: only count */
+	bool exact;          /* -EPERM rather than a page too many */
 	uint64_t nr_pages;
 };
 
@@ -117,6 +118,8 @@ static int scan_by_pagemap(const struct vm_mem *m, int fd, uint64_t offset,
 				  ? PM_PRESENT | PM_SWAPPED
 				  : PM_PRESENT;
 
+	if (s->exact && !zero_frame)
+		return -EPERM;
 	while (page < end) {
 		uint64_t nr = end - page < PAGEMAP_CHUNK ? end - page
 							 : PAGEMAP_CHUNK;
@@ -266,14 +269,15 @@ static void populate_huge(struct vm_mem *m, uint64_t offset, uint64_t bytes)
 
 void vm_mem_populate(struct vm_mem *m, uint64_t offset, uint64_t bytes)
 {
-	if (m->huge_on_request)
+	if (m->huge == HUGE_ON_REQUEST)
 		populate_huge(m, offset, bytes);
 	madvise(m->base + offset, bytes, MADV_POPULATE_WRITE);
 }
 
+/* All of it populated, and by pages that hold something, as far as can be known. */
 static bool is_whole(const struct vm_mem *m, uint64_t offset)
 {
-	struct scan s = { .categories = PAGE_IS_PRESENT };
+	struct scan s = { .categories = PAGE_IS_PRESENT, .exact = true };
 
 	return scan_page_tables(m, offset, VM_HUGE_PAGE_BYTES, &s) == 0 &&
 	       s.nr_pages == VM_HUGE_PAGE_BYTES / VM_PAGE_BYTES;
@@ -284,13 +288,13 @@ int vm_mem_collapse(struct vm_mem *m, uint64_t offset)
 	uint8_t *at = m->base + offset;
 	int ret;
 
-	if (m->backend != VM_MEM_ANON || offset > m->bytes ||
+	if (m->huge == HUGE_NEVER || offset > m->bytes ||
 	    m->bytes - offset < VM_HUGE_PAGE_BYTES || !is_whole(m, offset))
 		return 0;
-	if (m->huge_on_request)
+	if (m->huge == HUGE_ON_REQUEST)
 		madvise(at, VM_HUGE_PAGE_BYTES, MADV_HUGEPAGE);
 	ret = madvise(at, VM_HUGE_PAGE_BYTES, MADV_COLLAPSE) < 0 ? -errno : 0;
-	if (m->huge_on_request)
+	if (m->huge == HUGE_ON_REQUEST)
 		madvise(at, VM_HUGE_PAGE_BYTES, MADV_NOHUGEPAGE);
 	return ret;
 }
