@@ -93,6 +93,33 @@ static double real(const json_t *o, const char *key)
 	return json_number_value(json_object_get(o, key));
 }
 
+static void print_part(const char *name, const json_t *l)
+{
+	printf("    %-9s p50 %.0f us, p99 %.0f us, max %.0f us\n", name,
+	       real(l, "p50_us"), real(l, "p99_us"), real(l, "max_us"));
+}
+
+static void print_faults(const json_t *r)
+{
+	const json_t *f = json_object_get(r, "faults");
+	const json_t *blocked = json_object_get(r, "blocked_ms"), *ms;
+	size_t i;
+
+	printf("  faults      %.0f: p50 %.0f us, p99 %.0f us, max %.0f us\n",
+	       real(f, "count"), real(f, "p50_us"), real(f, "p99_us"),
+	       real(f, "max_us"));
+	print_part("request", json_object_get(r, "fault_request"));
+	print_part("wire", json_object_get(r, "fault_wire"));
+	print_part("place", json_object_get(r, "fault_place"));
+	printf("  blocked     ms of each vCPU:");
+	json_array_foreach(blocked, i, ms)
+		printf(" %.1f", json_number_value(ms));
+	printf(", of others: %.1f\n", real(r, "blocked_others_ms"));
+	printf("  postcopied  %.0f pages had come before and were stale, "
+	       "%.0f came twice\n",
+	       real(r, "pages_stale"), real(r, "pages_duplicate"));
+}
+
 static void print_summary(const char *name, const char *uri, const json_t *r)
 {
 	const json_t *d = json_object_get(r, "downtime");
@@ -129,10 +156,7 @@ static void print_summary(const char *name, const char *uri, const json_t *r)
 	       real(y, "start_ms"), real(y, "count"), real(y, "sum_ms"),
 	       real(y, "max_ms"));
 	if (real(f, "count") > 0)
-		printf("  faults      %.0f: p50 %.0f us, p99 %.0f us, max %.0f "
-		       "us\n",
-		       real(f, "count"), real(f, "p50_us"), real(f, "p99_us"),
-		       real(f, "max_us"));
+		print_faults(r);
 }
 
 static json_t *make_request(const struct settings *s, const char *uri)

@@ -57,6 +57,20 @@ static void set_int(json_t *o, const char *key, uint64_t value)
 	json_object_set_new(o, key, json_integer((json_int_t)value));
 }
 
+/* What "faults" are made of, and whom they kept waiting. */
+static void add_fault_parts(json_t *o, const struct mig_faults *f)
+{
+	json_t *blocked = json_array();
+
+	for (unsigned int i = 0; i < f->nr_cpus; i++)
+		json_array_append_new(blocked, ms(f->blocked_us[i]));
+	json_object_set_new(o, "blocked_ms", blocked);
+	json_object_set_new(o, "blocked_others_ms", ms(f->others_us));
+	json_object_set_new(o, "fault_request", latency(&f->request));
+	json_object_set_new(o, "fault_wire", latency(&f->wire));
+	json_object_set_new(o, "fault_place", latency(&f->place));
+}
+
 json_t *report_migration(const struct mig_status *status,
 			 const struct mig_stats *s)
 {
@@ -90,11 +104,14 @@ json_t *report_migration(const struct mig_status *status,
 	set_int(o, "pages_zero", s->pages_zero);
 	set_int(o, "pages_skipped", s->pages_skipped);
 	set_int(o, "pages_deferred", s->pages_deferred);
+	set_int(o, "pages_stale", s->pages_stale);
+	set_int(o, "pages_duplicate", s->pages_duplicate);
 	set_int(o, "channels", s->channels);
 	json_object_set_new(o, "tracker",
 			    json_string(s->tracker ? s->tracker : ""));
 	set_int(o, "throughput_bytes_per_s", s->throughput_bytes_per_s);
-	json_object_set_new(o, "faults", latency(&s->faults));
+	json_object_set_new(o, "faults", latency(&s->faults.all));
+	add_fault_parts(o, &s->faults);
 	return o;
 }
 
@@ -124,7 +141,8 @@ json_t *report_restore(const struct mig_status *status,
 
 	json_object_set_new(o, "start_ms", ms(s->start_us));
 	json_object_set_new(o, "total_ms", ms(s->total_us));
-	json_object_set_new(o, "faults", latency(&s->faults));
+	json_object_set_new(o, "faults", latency(&s->faults.all));
+	add_fault_parts(o, &s->faults);
 	return o;
 }
 

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "migrate/clock.h"
+#include "migrate/complete_codec.h"
 #include "migrate/faultpoint.h"
 #include "migrate/pending.h"
 #include "migrate/state_codec.h"
@@ -285,18 +286,26 @@ uint64_t mig_dest_pending_pages(struct mig_dest *d)
 	return fill ? mig_fill_pending(fill) : 0;
 }
 
+/* Under lock. What it has cost until now; NULL: there is none, or it has ended. */
+static void note_fill(struct mig_dest *d, const struct mig_fill *fill)
+{
+	if (!fill)
+		return;
+	mig_fill_faults(fill, &d->stats.faults);
+	d->stats.pages_duplicate = mig_fill_duplicates(fill);
+}
+
 static int send_complete(struct mig_dest *d)
 {
-	struct mig_fill *fill = atomic_load(&d->fill);
 	Vmmd__Complete msg = VMMD__COMPLETE__INIT;
-	struct mig_latency faults = { 0 };
+	struct mig_faults_msg parts;
+	struct mig_stats stats;
 
-	if (fill)
-		mig_fill_latency(fill, &faults);
-	msg.faults = faults.count;
-	msg.fault_p50_us = faults.p50_us;
-	msg.fault_p99_us = faults.p99_us;
-	msg.fault_max_us = faults.max_us;
+	pthread_mutex_lock(&d->lock);
+	note_fill(d, atomic_load(&d->fill));
+	stats = d->stats;
+	pthread_mutex_unlock(&d->lock);
+	mig_complete_fill(&stats, &msg, &parts);
 	return mig_link_send(d->session->link, PROTO_COMPLETE, &msg.base);
 }
 
@@ -400,8 +409,7 @@ void mig_dest_complete(struct mig_dest *d)
 	struct mig_fill *fill = unpublish_fill(d);
 
 	pthread_mutex_lock(&d->lock);
-	if (fill)
-		mig_fill_latency(fill, &d->stats.faults);
+	note_fill(d, fill);
 	d->stats.total_us = mig_now_us() - d->begin_us;
 	pthread_mutex_unlock(&d->lock);
 	mig_fill_free(fill);
@@ -558,7 +566,8 @@ void mig_dest_status(struct mig_dest *d, struct mig_status *ret_status,
 	pthread_mutex_unlock(&d->lock);
 	if (fill) {
 		ret_stats->left_pages = mig_fill_pending(fill);
-		mig_fill_latency(fill, &ret_stats->faults);
+		mig_fill_faults(fill, &ret_stats->faults);
+		ret_stats->pages_duplicate = mig_fill_duplicates(fill);
 	}
 	mig_guest_fill_put(fill);
 }

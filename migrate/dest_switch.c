@@ -95,6 +95,16 @@ static int check_suspects(struct mig_dest *d, const uint64_t *pending)
 	return 0;
 }
 
+static uint64_t count_stale(const struct mig_dest *d, const uint64_t *pending)
+{
+	uint64_t pages = 0;
+
+	for (size_t i = 0; i < bitmap_words(d->ram_pages); i++)
+		pages += (uint64_t)__builtin_popcountll(d->received[i] &
+							pending[i]);
+	return pages;
+}
+
 /* What is still to come must not be there in an older copy (fill.h). */
 static int discard_stale(struct mig_dest *d, const uint64_t *pending)
 {
@@ -117,6 +127,7 @@ static int start_fill(struct mig_dest *d, uint64_t **pending,
 		      uint64_t expected_pages)
 {
 	const uint64_t *bits = *pending;
+	uint64_t stale_pages = count_stale(d, bits);
 	struct mig_fill *fill;
 	char *err = NULL;
 	int ret;
@@ -138,6 +149,7 @@ static int start_fill(struct mig_dest *d, uint64_t **pending,
 	ret = discard_stale(d, bits);
 	mig_dest_publish_fill(d, fill);
 	pthread_mutex_lock(&d->lock);
+	d->stats.pages_stale = stale_pages;
 	d->stats.postcopied = true;
 	pthread_mutex_unlock(&d->lock);
 	return ret;

@@ -7,19 +7,13 @@
 
 #include "migrate/bitmap.h"
 #include "migrate/clock.h"
-#include "migrate/latency.h"
 #include "migrate/say.h"
+#include "migrate/waits.h"
 
 /* How often a thread in mig_fill_ensure() looks whether it shall go on. */
 #define ENSURE_POLL_MS 50
 /* How long a machine that ends with pages missing may take to park. */
 #define PARK_MS_MAX 200
-
-/* A page that somebody waits for. */
-struct waiting {
-	uint64_t page;
-	uint64_t since_us; /* 0: not a fault, so not to be measured */
-};
 
 struct mig_fill {
 	/* Constant: any thread. */
@@ -28,11 +22,12 @@ struct mig_fill {
 	const struct mig_fill_ops *ops;
 	void *ctx;
 	uint64_t pages;
+	unsigned int nr_cpus;
 	/* Any thread. */
 	atomic_uint refs;
 	uint64_t *pending; /* owned; bits by atomics, cleared only */
 	_Atomic uint64_t nr_pending;
-	struct mig_histogram latency;
+	_Atomic uint64_t nr_duplicate;
 	/*
 	 * Installing holds it shared, from reading protect until the pending
 	 * bits are cleared; changing protect or ending holds it alone.
@@ -45,57 +40,23 @@ struct mig_fill {
 	pthread_cond_t placed;
 	bool failed;
 	unsigned int nr_ensuring; /* threads that may run ops->want */
-	struct waiting *waiting;  /* owned */
-	size_t nr_waiting;
-	size_t max_waiting;
+	struct mig_waits waits;
 };
 
 static const uint8_t zeros[64 * VM_PAGE_BYTES];
 
-/* Under lock. A page for which there is no room is asked for all the same. */
-static void add_waiting(struct mig_fill *f, uint64_t page, uint64_t since_us)
+static void end_waiting(struct mig_fill *f, uint64_t page, uint64_t nr,
+			uint64_t arrived_us)
 {
-	struct waiting *more;
-	size_t i, max;
-
-	for (i = 0; i < f->nr_waiting; i++) {
-		if (f->waiting[i].page == page)
-			return;
-	}
-	if (f->nr_waiting == f->max_waiting) {
-		max = f->max_waiting ? 2 * f->max_waiting : 64;
-		more = realloc(f->waiting, max * sizeof(*more));
-		if (!more)
-			return;
-		f->waiting = more;
-		f->max_waiting = max;
-	}
-	f->waiting[f->nr_waiting++] = (struct waiting){ page, since_us };
-}
-
-static void end_waiting(struct mig_fill *f, uint64_t page, uint64_t nr)
-{
-	uint64_t now_us = mig_now_us();
-	size_t i = 0;
-
 	pthread_mutex_lock(&f->lock);
-	while (i < f->nr_waiting) {
-		struct waiting *w = &f->waiting[i];
-
-		if (w->page < page || w->page - page >= nr) {
-			i++;
-			continue;
-		}
-		if (w->since_us != 0)
-			mig_histogram_add(&f->latency, now_us - w->since_us);
-		*w = f->waiting[--f->nr_waiting];
-	}
+	mig_waits_end(&f->waits, page, nr, arrived_us);
 	pthread_cond_broadcast(&f->placed);
 	pthread_mutex_unlock(&f->lock);
 }
 
 /* Whether it is pending; then it is also on the list of those waited for. */
-static bool wait_for(struct mig_fill *f, uint64_t page, uint64_t since_us)
+static bool wait_for(struct mig_fill *f, uint64_t page, uint64_t since_us,
+		     int cpu)
 {
 	bool pending;
 
@@ -106,20 +67,25 @@ static bool wait_for(struct mig_fill *f, uint64_t page, uint64_t since_us)
 	pthread_mutex_lock(&f->lock);
 	pending = bitmap_atomic_test(f->pending, page);
 	if (pending)
-		add_waiting(f, page, since_us);
+		mig_waits_add(&f->waits, page, since_us, cpu);
 	pthread_mutex_unlock(&f->lock);
 	return pending;
 }
 
 /* A fault thread. */
-static void on_missing(void *ctx, uint64_t page)
+static void on_missing(void *ctx, uint64_t page, pid_t tid)
 {
 	struct mig_fill *f = ctx;
 
-	if (wait_for(f, page, mig_now_us()))
-		f->ops->want(f->ctx, page);
-	else
+	if (!wait_for(f, page, mig_now_us(),
+		      vm_cpu_of_thread(f->guest->vm, tid))) {
 		uffd_zero(f->uffd, page, 1); /* there by now, or never was */
+		return;
+	}
+	f->ops->want(f->ctx, page);
+	pthread_mutex_lock(&f->lock);
+	mig_waits_asked(&f->waits, page);
+	pthread_mutex_unlock(&f->lock);
 }
 
 static int check_new(struct mig_guest *g, char **err)
@@ -152,7 +118,7 @@ static void free_storage(struct mig_fill *f)
 	pthread_rwlock_destroy(&f->install);
 	pthread_cond_destroy(&f->placed);
 	pthread_mutex_destroy(&f->lock);
-	free(f->waiting);
+	mig_waits_fini(&f->waits);
 	free(f->pending);
 	free(f);
 }
@@ -174,6 +140,7 @@ int mig_fill_new(struct mig_guest *g, uint64_t *pending,
 	f->ops = ops;
 	f->ctx = ctx;
 	f->pages = vm_mem_pages(vm_mem(g->vm));
+	f->nr_cpus = vm_nr_cpus(g->vm);
 	f->refs = 1;
 	init_locks(f);
 	ret = mig_guest_uffd(g, &f->uffd, err);
@@ -350,7 +317,7 @@ static int place_pending(struct mig_fill *f, uint64_t page, uint64_t nr,
 int mig_fill_place(struct mig_fill *f, uint64_t page, uint64_t nr,
 		   const uint8_t *data)
 {
-	uint64_t cleared = 0;
+	uint64_t begin_us = mig_now_us(), cleared = 0;
 	int ret;
 
 	if (page > f->pages || nr > f->pages - page)
@@ -358,9 +325,11 @@ int mig_fill_place(struct mig_fill *f, uint64_t page, uint64_t nr,
 	pthread_rwlock_rdlock(&f->install);
 	ret = place_pending(f, page, nr, data, &cleared);
 	pthread_rwlock_unlock(&f->install);
+	if (ret == 0)
+		atomic_fetch_add(&f->nr_duplicate, nr - cleared);
 	if (cleared == 0)
 		return ret;
-	end_waiting(f, page, nr);
+	end_waiting(f, page, nr, begin_us);
 	/* Exactly one call takes it to zero. */
 	if (atomic_fetch_sub(&f->nr_pending, cleared) == cleared &&
 	    f->ops->drained)
@@ -391,15 +360,15 @@ void mig_fill_pending_or(const struct mig_fill *f, uint64_t *bitmap)
 
 void mig_fill_want_again(struct mig_fill *f)
 {
-	struct waiting *copy;
+	struct mig_wait *copy;
 	size_t nr;
 
 	/* A copy, since want may place the page, which changes the list. */
 	pthread_mutex_lock(&f->lock);
-	nr = f->nr_waiting;
+	nr = f->waits.nr;
 	copy = calloc(nr ? nr : 1, sizeof(*copy));
 	if (copy && nr)
-		memcpy(copy, f->waiting, nr * sizeof(*copy));
+		memcpy(copy, f->waits.list, nr * sizeof(*copy));
 	pthread_mutex_unlock(&f->lock);
 	for (size_t i = 0; copy && i < nr; i++) {
 		if (mig_fill_is_pending(f, copy[i].page))
@@ -415,7 +384,7 @@ static void want_range(struct mig_fill *f, uint64_t page, uint64_t end)
 	pthread_mutex_unlock(&f->lock);
 	for (page = bitmap_next_set(f->pending, page, end); page < end;
 	     page = bitmap_next_set(f->pending, page + 1, end)) {
-		if (wait_for(f, page, 0))
+		if (wait_for(f, page, 0, -1))
 			f->ops->want(f->ctx, page);
 	}
 	pthread_mutex_lock(&f->lock);
@@ -489,7 +458,13 @@ void mig_fill_set_protect(struct mig_fill *f, bool protect)
 	pthread_rwlock_unlock(&f->install);
 }
 
-void mig_fill_latency(struct mig_fill *f, struct mig_latency *ret_latency)
+uint64_t mig_fill_duplicates(const struct mig_fill *f)
 {
-	mig_histogram_read(&f->latency, ret_latency);
+	return atomic_load(&f->nr_duplicate);
+}
+
+void mig_fill_faults(const struct mig_fill *f, struct mig_faults *ret_faults)
+{
+	mig_waits_read(&f->waits, ret_faults);
+	ret_faults->nr_cpus = f->nr_cpus;
 }

@@ -46,7 +46,8 @@ int mig_fill_new(struct mig_guest *g, uint64_t *pending,
 		 const struct mig_fill_ops *ops, void *ctx,
 		 struct mig_fill **ret_fill, char **err);
 /*
- * Ends the fill: no op runs once it returns, g->fill is NULL. NULL is fine. Not
+ * Ends the fill: no op runs once it returns, g->fill is NULL, and with every page
+ * here the guest's memory begins to become huge (collapse.h). NULL is fine. Not
  * from ops; and the operation's own threads are out of mig_fill_place(), those
  * that drained() has been called on included. When pages are still pending they read
  * as zero from here on, so that is only for a machine that will never run
@@ -81,8 +82,10 @@ void mig_fill_fail(struct mig_fill *f);
 bool mig_fill_has_failed(struct mig_fill *f);
 /* Only between start and stop of UFFD_WP. Any thread. */
 void mig_fill_set_protect(struct mig_fill *f, bool protect);
+/* Pages that came when they were already there, or were zeros from here. */
+uint64_t mig_fill_duplicates(const struct mig_fill *f);
 /* Of faults that waited for the supplier; zeros served here do not count. */
-void mig_fill_latency(struct mig_fill *f, struct mig_latency *ret_latency);
+void mig_fill_faults(const struct mig_fill *f, struct mig_faults *ret_faults);
 
 /* For mig_guest_fill_get() and _put(); the last drop frees the storage. */
 void mig_fill_hold(struct mig_fill *f);

@@ -290,10 +290,10 @@ void restore_lazy_end(struct restore_lazy *l)
 }
 
 void restore_lazy_stats(struct restore_lazy *l, uint64_t *ret_left_pages,
-			struct mig_latency *ret_faults)
+			struct mig_faults *ret_faults)
 {
 	*ret_left_pages = mig_fill_pending(l->fill);
-	mig_fill_latency(l->fill, ret_faults);
+	mig_fill_faults(l->fill, ret_faults);
 }
 
 void restore_lazy_free(struct restore_lazy *l)

@@ -34,7 +34,7 @@ int restore_lazy_run(struct restore_lazy *l, bool (*keep_going)(void *ctx),
 /* Ends the fill, once; see mig_fill_free(). */
 void restore_lazy_end(struct restore_lazy *l);
 void restore_lazy_stats(struct restore_lazy *l, uint64_t *ret_left_pages,
-			struct mig_latency *ret_faults);
+			struct mig_faults *ret_faults);
 void restore_lazy_free(struct restore_lazy *l); /* after end; NULL is fine */
 
 #endif

@@ -139,11 +139,12 @@ static bool wait_for_sweeper(struct snap_sweep *s, uint64_t unit,
 }
 
 /* A fault thread. */
-static void on_write(void *ctx, uint64_t unit)
+static void on_write(void *ctx, uint64_t unit, pid_t tid)
 {
 	struct snap_sweep *s = ctx;
 	uint64_t since_us = mig_now_us();
 
+	(void)tid;
 	if (bitmap_atomic_clear(s->todo, unit)) {
 		save_unit(s, unit, since_us);
 		return;

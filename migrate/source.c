@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "migrate/clock.h"
+#include "migrate/complete_codec.h"
 #include "migrate/converge.h"
 #include "migrate/faultpoint.h"
 #include "migrate/fill.h"
@@ -76,18 +77,6 @@ void mig_source_note_throughput(struct mig_source *s, uint64_t us)
 
 /* ---- after the token ---- */
 
-static void note_faults(struct mig_source *s, const Vmmd__Complete *msg)
-{
-	pthread_mutex_lock(&s->lock);
-	s->stats.faults = (struct mig_latency){
-		.count = msg->faults,
-		.p50_us = msg->fault_p50_us,
-		.p99_us = msg->fault_p99_us,
-		.max_us = msg->fault_max_us,
-	};
-	pthread_mutex_unlock(&s->lock);
-}
-
 static void note_postcopy(struct mig_source *s, uint64_t begin_us)
 {
 	uint64_t us;
@@ -116,7 +105,9 @@ static int finish(struct mig_source *s)
 		note_postcopy(s, begin_us);
 	if (ret < 0)
 		return ret;
-	note_faults(s, (Vmmd__Complete *)msg);
+	pthread_mutex_lock(&s->lock);
+	mig_complete_read((Vmmd__Complete *)msg, &s->stats);
+	pthread_mutex_unlock(&s->lock);
 	protobuf_c_message_free_unpacked(msg, NULL);
 	/* Best effort: the receiver needs nothing from us any more. */
 	mig_link_send(s->session->link, PROTO_BYE, &bye.base);
@@ -204,6 +195,7 @@ static void give_up(struct mig_source *s)
 	bool cancelled;
 
 	mig_source_take_back(s, mig_phase(&s->phases) == MIG_SWITCHOVER);
+	mig_collapse_release(&s->guest->collapse);
 	pthread_mutex_lock(&s->lock);
 	cancelled = s->cancelled;
 	pthread_mutex_unlock(&s->lock);
@@ -229,9 +221,8 @@ static void *source_main(void *arg)
 	int ret;
 
 	pthread_setname_np(pthread_self(), "migrate");
-	mig_collapse_hold(&s->guest->collapse);
+	mig_collapse_hold(&s->guest->collapse); /* until it goes on here */
 	ret = migrate(s);
-	mig_collapse_release(&s->guest->collapse);
 	conclude(s, ret);
 	return NULL;
 }
@@ -278,6 +269,7 @@ static void *rejoin_main(void *arg)
 		quiet_session(s, -ESHUTDOWN);
 		mig_tracker_stop(s->tracker);
 		mig_source_run_again(s);
+		mig_collapse_release(&s->guest->collapse);
 		mig_source_step(s, ON_NEVER_RAN);
 		return NULL;
 	}

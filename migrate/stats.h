@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "migrate/phase.h"
+#include "vmm/state.h"
 
 enum mig_mode { MIG_MODE_HYBRID, MIG_MODE_PRECOPY, MIG_MODE_POSTCOPY };
 
@@ -23,6 +24,22 @@ struct mig_latency {
 	uint64_t p50_us;
 	uint64_t p99_us;
 	uint64_t max_us;
+};
+
+/* Of a guest that runs while pages are still elsewhere. */
+struct mig_faults {
+	/* A page and a vCPU that waits for it is one; and what each is made of: */
+	struct mig_latency all;
+	struct mig_latency request; /* until it was asked for */
+	struct mig_latency wire;    /* until it was here */
+	struct mig_latency place;   /* until it was in place, who waits woken */
+	unsigned int nr_cpus;
+	/*
+	 * All waits of each vCPU's thread, and those of others: devices, and kernel
+	 * threads to which KVM hands a vCPU's fault (virt/kvm/async_pf.c).
+	 */
+	uint64_t blocked_us[VM_CPUS_MAX];
+	uint64_t others_us;
 };
 
 /* A migration, seen from either end. */
@@ -66,7 +83,9 @@ struct mig_stats {
 	unsigned int channels;
 	const char *tracker;             /* static string; "" at the receiver */
 	uint64_t throughput_bytes_per_s; /* while pages were flowing */
-	struct mig_latency faults;       /* postcopy, at the receiver */
+	struct mig_faults faults;        /* postcopy, at the receiver */
+	uint64_t pages_stale; /* it had an older copy of, thrown away for it */
+	uint64_t pages_duplicate; /* came when they were already there */
 	/* Progress of the running phase. */
 	uint64_t left_pages;
 	uint64_t total_pages;
@@ -89,7 +108,7 @@ struct mig_snapshot_stats {
 struct mig_restore_stats {
 	uint64_t start_us; /* from opening the image to vCPUs running */
 	uint64_t total_us; /* until every page was in */
-	struct mig_latency faults;
+	struct mig_faults faults;
 	uint64_t left_pages;
 	uint64_t total_pages;
 };

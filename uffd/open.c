@@ -19,7 +19,8 @@
  */
 #define UFFD_FEATURES                                                          \
 	(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MISSING_SHMEM |         \
-	 UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_WP_HUGETLBFS_SHMEM)
+	 UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_WP_HUGETLBFS_SHMEM |    \
+	 UFFD_FEATURE_THREAD_ID)
 
 /*
  * Never UFFD_USER_MODE_ONLY: KVM touches guest memory from inside the kernel,

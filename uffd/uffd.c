@@ -259,7 +259,8 @@ static void handle_fault(struct lane *lane, const struct uffd_msg *msg)
 	pthread_mutex_lock(&lane->lock);
 	user = &lane->users[mode];
 	if (user->handler)
-		user->handler(user->ctx, page);
+		user->handler(user->ctx, page,
+			      (pid_t)msg->arg.pagefault.feat.ptid);
 	else if (mode == UFFD_WP)
 		uffd_unprotect(u, page, 1);
 	else

@@ -27,6 +27,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define UFFD_LANES_MAX 8
 
@@ -36,9 +37,10 @@ enum uffd_mode { UFFD_MISSING, UFFD_WP, UFFD_NR_MODES };
  * A fault on page. The handler, or somebody later, resolves it by copy, zero or
  * unprotect; until then the faulting thread sleeps. The same page may be
  * reported more than once. Each lane calls it for one page at a time, lanes for
- * different pages at once.
+ * different pages at once. tid: the thread's, in its own PID namespace; the kernel's
+ * own threads fault too.
  */
-typedef void uffd_handler(void *ctx, uint64_t page);
+typedef void uffd_handler(void *ctx, uint64_t page, pid_t tid);
 
 struct uffd;
 

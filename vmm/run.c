@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "vmm/urgent.h"
 
@@ -81,6 +82,7 @@ static void *cpu_thread(void *arg)
 	char name[16];
 	sigset_t kick;
 
+	atomic_store(&c->tid, gettid());
 	snprintf(name, sizeof(name), "vcpu/%u", c->index);
 	pthread_setname_np(pthread_self(), name);
 	sigemptyset(&kick);
@@ -89,6 +91,15 @@ static void *cpu_thread(void *arg)
 	while (park(c->vm))
 		vm_cpu_run(c);
 	return NULL;
+}
+
+int vm_cpu_of_thread(const struct vm *vm, pid_t tid)
+{
+	for (unsigned int i = 0; i < vm->nr_cpus; i++) {
+		if (tid != 0 && atomic_load(&vm->cpus[i].tid) == tid)
+			return (int)i;
+	}
+	return -1;
 }
 
 /*

@@ -155,7 +155,7 @@ static void crash(struct vm_cpu *c, const char *what)
 static void on_internal_error(struct vm_cpu *c)
 {
 	const struct kvm_run *run = c->run;
-	char what[VM_REASON_BYTES];
+	char what[VM_REASON_BYTES - 48]; /* crash() says more */
 	size_t n;
 
 	n = (size_t)snprintf(what, sizeof(what), "KVM internal error %u%s",

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "vmm/mem.h"
 #include "vmm/state.h"
@@ -131,6 +132,8 @@ int vm_pause(struct vm *vm);
 /* No-op when running; -ECANCELED while an event is pending. */
 int vm_resume(struct vm *vm);
 bool vm_is_running(struct vm *vm); /* any thread */
+/* Which vCPU runs on the thread with this id, or -1. Any thread. */
+int vm_cpu_of_thread(const struct vm *vm, pid_t tid);
 
 /*
  * The guest's own end. peek: any thread. take: hands the event over exactly

@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "vmm/device.h"
 #include "vmm/dirty.h"
@@ -39,6 +40,7 @@ struct vm_cpu {
 	/* The thread that starts and frees the vm. */
 	pthread_t thread;
 	bool has_thread;
+	_Atomic pid_t tid; /* written by the thread; 0: it has not begun */
 };
 
 /* Those that the machine has, NULL where not. */

@@ -64,9 +64,9 @@ static void report(const char *what, struct mig_stats *st)
 	       (unsigned long long)st->rounds,
 	       (unsigned long long)st->pages_sent,
 	       (unsigned long long)st->pages_zero,
-	       (unsigned long long)st->faults.count,
-	       (unsigned long long)st->faults.p50_us,
-	       (unsigned long long)st->faults.max_us);
+	       (unsigned long long)st->faults.all.count,
+	       (unsigned long long)st->faults.all.p50_us,
+	       (unsigned long long)st->faults.all.max_us);
 }
 
 static void await(struct mig_source *s, struct mig_dest *d)

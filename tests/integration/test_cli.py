@@ -76,7 +76,9 @@ def test_migrate_reports_all_that_it_promises(host):
         "result", "mode", "switchover", "total_ms", "setup_ms", "precopy_ms",
         "downtime_ms", "downtime", "postcopy_ms", "rounds", "bytes_sent",
         "pages_sent", "pages_zero", "pages_skipped", "pages_deferred", "channels", "tracker",
-        "throughput_bytes_per_s", "faults", "pauses", "syncs"}
+        "throughput_bytes_per_s", "faults", "pauses", "syncs", "pages_stale",
+        "pages_duplicate", "fault_request", "fault_wire", "fault_place",
+        "blocked_ms", "blocked_others_ms"}
     assert set(stats["downtime"]) == {"stop_ms", "sync_ms", "pages_ms",
                                       "state_ms", "commit_ms", "start_ms"}
     assert set(stats["faults"]) == {"count", "p50_us", "p99_us", "max_us"}

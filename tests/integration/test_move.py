@@ -209,6 +209,13 @@ def test_precopy_that_cannot_converge_goes_postcopy(host):
                       "--max-bandwidth", 24 * MIB)
     assert stats["switchover"] == "postcopy", stats
     assert stats["faults"]["count"] > 0
+    for part in "fault_request", "fault_wire", "fault_place":
+        assert stats[part]["count"] == stats["faults"]["count"], stats
+        assert stats[part]["max_us"] <= stats["faults"]["max_us"], stats
+    assert len(stats["blocked_ms"]) == 1, stats
+    # KVM may leave a vCPU's fault to a thread of the kernel's.
+    assert stats["blocked_ms"][0] + stats["blocked_others_ms"] > 0, stats
+    assert stats["pages_stale"] > 0 and stats["pages_duplicate"] == 0, stats
     guest.verify()
 
 
@@ -293,7 +300,10 @@ def test_faults_have_lanes_of_their_own(host, cpus, channels, lanes):
     guest.moved_to(destination)
     host.vmmd("adjust", source.name, "--max-bandwidth", 0)
     assert moving.wait().status == DONE
-    assert moving.wait().json["faults"]["count"] > 0
+    stats = moving.wait().json
+    assert stats["faults"]["count"] > 0 and stats["pages_stale"] == 0, stats
+    assert len(stats["blocked_ms"]) == cpus, stats
+    assert sum(stats["blocked_ms"]) + stats["blocked_others_ms"] > 0, stats
     source.wait_exit()
     guest.verify()
 

@@ -194,7 +194,7 @@ static void check_crowd(enum vm_mem_backend backend)
 	struct fixture *f = fixture_new(backend, 7);
 	struct worker w[2 * THREADS];
 	struct mig_fill *fill = f->fill;
-	struct mig_latency latency;
+	struct mig_faults faults;
 
 	for (unsigned int i = 0; i < THREADS; i++) {
 		start(&w[i], f, i, reader);
@@ -208,10 +208,10 @@ static void check_crowd(enum vm_mem_backend backend)
 	assert_null(f->guest->fill);
 	assert_int_equal(mig_fill_pending(fill), 0);
 	assert_int_equal(f->drained, 1);
-	mig_fill_latency(fill, &latency);
-	assert_true(latency.count <= f->wanted);
-	assert_true(latency.p50_us <= latency.p99_us);
-	assert_true(latency.p99_us <= latency.max_us);
+	mig_fill_faults(fill, &faults);
+	assert_true(faults.all.count <= f->wanted);
+	assert_true(faults.all.p50_us <= faults.all.p99_us);
+	assert_true(faults.all.p99_us <= faults.all.max_us);
 	mig_fill_drop(fill);
 	for (uint64_t i = 0; i < PAGES; i++)
 		assert_true(load(f, i) == (i % 7 ? expect(f, i) : 0));
@@ -243,10 +243,11 @@ static void test_late_copy_is_ignored(void **state)
 	fixture_free(f);
 }
 
-static void on_write(void *ctx, uint64_t page)
+static void on_write(void *ctx, uint64_t page, pid_t tid)
 {
 	struct fixture *f = ctx;
 
+	(void)tid;
 	atomic_fetch_add(&f->writes, 1);
 	uffd_unprotect(f->guest->uffd, page, 1);
 }
@@ -321,7 +322,7 @@ static void wait_wanted(struct fixture *f, unsigned int n)
 static void test_want_again(void **state)
 {
 	struct fixture *f = fixture_new(VM_MEM_ANON, 0);
-	struct mig_latency latency;
+	struct mig_faults faults;
 	struct worker w[2];
 
 	(void)state;
@@ -334,9 +335,9 @@ static void test_want_again(void **state)
 	pthread_join(w[0].thread, NULL);
 	pthread_join(w[1].thread, NULL);
 	assert_int_equal(f->wanted, 4);
-	mig_fill_latency(f->fill, &latency);
-	assert_int_equal(latency.count, 2);
-	assert_true(latency.max_us > 0);
+	mig_fill_faults(f->fill, &faults);
+	assert_int_equal(faults.all.count, 2);
+	assert_true(faults.all.max_us > 0);
 	fixture_free(f);
 }
 

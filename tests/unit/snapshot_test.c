@@ -275,10 +275,10 @@ static void check_restore(bool lazy)
 		      lazy ? "lazy" : "eager",
 		      (unsigned long long)stats.start_us,
 		      (unsigned long long)stats.total_us,
-		      (unsigned long long)stats.faults.count,
-		      (unsigned long long)stats.faults.p50_us,
-		      (unsigned long long)stats.faults.p99_us,
-		      (unsigned long long)stats.faults.max_us);
+		      (unsigned long long)stats.faults.all.count,
+		      (unsigned long long)stats.faults.all.p50_us,
+		      (unsigned long long)stats.faults.all.p99_us,
+		      (unsigned long long)stats.faults.all.max_us);
 	mig_restore_free(r);
 	assert_int_equal(mig_guest_missing_pages(g), 0);
 	check_instant(g);

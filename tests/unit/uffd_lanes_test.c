@@ -99,12 +99,13 @@ static void join_all(struct toucher *t)
 }
 
 /* Returns when as many handlers run as there are lanes, or gives up. */
-static void meet(void *ctx, uint64_t page)
+static void meet(void *ctx, uint64_t page, pid_t tid)
 {
 	struct fixture *f = ctx;
 	struct timespec deadline;
 	int ret = 0;
 
+	(void)tid;
 	clock_gettime(CLOCK_REALTIME, &deadline);
 	deadline.tv_sec += PATIENCE_S;
 	pthread_mutex_lock(&f->lock);
@@ -132,18 +133,20 @@ static void test_lanes_wait_for_no_other(void **state)
 	fixture_free(f);
 }
 
-static void count_only(void *ctx, uint64_t page)
+static void count_only(void *ctx, uint64_t page, pid_t tid)
 {
 	struct fixture *f = ctx;
 
+	(void)tid;
 	(void)page;
 	atomic_fetch_add(&f->missing, 1);
 }
 
-static void let_write(void *ctx, uint64_t page)
+static void let_write(void *ctx, uint64_t page, pid_t tid)
 {
 	struct fixture *f = ctx;
 
+	(void)tid;
 	atomic_fetch_add(&f->writes, 1);
 	assert_int_equal(uffd_unprotect(f->uffd, page, 1), 0);
 }

@@ -70,30 +70,33 @@ static void fill_page(uint8_t *buf, uint64_t page)
 	memset(buf, (int)(page + 1), PAGE);
 }
 
-static void supply(void *ctx, uint64_t page)
+static void supply(void *ctx, uint64_t page, pid_t tid)
 {
 	struct fixture *f = ctx;
 	uint8_t buf[PAGE];
 
+	(void)tid;
 	atomic_fetch_add(&f->missing, 1);
 	atomic_store(&f->last_page, (unsigned int)page);
 	fill_page(buf, page);
 	assert_int_equal(uffd_copy(f->uffd, page, 1, buf, false), 0);
 }
 
-static void let_write(void *ctx, uint64_t page)
+static void let_write(void *ctx, uint64_t page, pid_t tid)
 {
 	struct fixture *f = ctx;
 
+	(void)tid;
 	atomic_fetch_add(&f->writes, 1);
 	atomic_store(&f->last_page, (unsigned int)page);
 	assert_int_equal(uffd_unprotect(f->uffd, page, 1), 0);
 }
 
-static void count_only(void *ctx, uint64_t page)
+static void count_only(void *ctx, uint64_t page, pid_t tid)
 {
 	struct fixture *f = ctx;
 
+	(void)tid;
 	(void)page;
 	atomic_fetch_add(&f->missing, 1);
 }
