@@ -181,7 +181,10 @@ static void on_op_end(struct daemon *d, const struct mig_status *status)
 		     status->phase == MIG_COMPLETE;
 	json_t *report = op_report(d->op);
 
-	/* Its thread may still be putting the guest back to work. */
+	/* Who waited need not wait until this side is tidied up as well... */
+	if (moved)
+		tell_outcome(d, status, report);
+	/* ...unless its thread may still be putting the guest back to work. */
 	op_free(d->op);
 	d->op = NULL;
 	d->moved = moved;
@@ -193,7 +196,8 @@ static void on_op_end(struct daemon *d, const struct mig_status *status)
 		daemon_enter_idle(d);
 	if (status->phase == MIG_FAILED)
 		cli_log("%s", status->error);
-	tell_outcome(d, status, report);
+	if (!moved)
+		tell_outcome(d, status, report);
 	json_decref(report);
 	daemon_settle(d);
 }
