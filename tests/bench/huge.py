@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 from limits import ROOT, Warm
+from table import print_table
 
 sys.path.insert(0, str(ROOT / "tests/integration"))
 os.environ.setdefault("VMMD", str(ROOT / "build/release/cli/vmmd"))
@@ -106,23 +107,6 @@ def medians(runs):
             for i, row in enumerate(runs[0])]
 
 
-def show(value):
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
-
-
-def print_rows(rows, markdown):
-    lines = [[title for _, title in COLUMNS]]
-    lines += [[show(r[key]) for key, _ in COLUMNS] for r in rows]
-    if markdown:
-        lines.insert(1, ["---"] * len(COLUMNS))
-        for line in lines:
-            print("| " + " | ".join(line) + " |")
-        return
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    for line in lines:
-        print("  ".join(text.rjust(n) for text, n in zip(line, widths)))
-
-
 def parse():
     parser = argparse.ArgumentParser(
         description="A guest's speed on small pages, moving, on huge ones.")
@@ -154,7 +138,7 @@ def main():
         print(json.dumps({"guest_mib": args.mem, "rows": rows}, indent=1))
     else:
         print(f"{args.mem} MiB of data, medians of {args.runs}")
-        print_rows(rows, args.form == "markdown")
+        print_table(COLUMNS, rows, args.form == "markdown")
     return 0
 
 

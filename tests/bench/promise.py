@@ -22,6 +22,7 @@ import tempfile
 from pathlib import Path
 
 from limits import ROOT, Warm
+from table import print_table
 
 sys.path.insert(0, str(ROOT / "tests/integration"))
 os.environ.setdefault("VMMD", str(ROOT / "build/release/cli/vmmd"))
@@ -86,23 +87,6 @@ def measure(host, args):
     return rows
 
 
-def show(value):
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
-
-
-def print_rows(rows, markdown):
-    lines = [[title for _, title in COLUMNS]]
-    lines += [[show(r[key]) for key, _ in COLUMNS] for r in rows]
-    if markdown:
-        lines.insert(1, ["---"] * len(COLUMNS))
-        for line in lines:
-            print("| " + " | ".join(line) + " |")
-        return
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    for line in lines:
-        print("  ".join(text.rjust(n) for text, n in zip(line, widths)))
-
-
 def parse():
     parser = argparse.ArgumentParser(
         description="How often a move keeps its downtime limit.")
@@ -136,7 +120,7 @@ def main():
                           "rows": rows}, indent=1))
     else:
         print(f"limit {args.limit} ms, {args.mem} MiB of data")
-        print_rows(rows, args.form == "markdown")
+        print_table(COLUMNS, rows, args.form == "markdown")
     return 0
 
 
