@@ -16,10 +16,10 @@
  * Strangers may connect and say nothing: each has this long for its hello, and
  * when there are too many the oldest goes.
  */
-#define HELLO_TIMEOUT_MS    2000
-#define VISITORS_MAX        64
-#define CHANNELS_TIMEOUT_MS 10000
-#define ACCEPT_RETRY_MS     100
+#define HELLO_TIMEOUT_MS   2000
+#define VISITORS_MAX       64
+#define CHANNEL_TIMEOUT_MS 10000
+#define ACCEPT_RETRY_MS    100
 
 /* A connection that has not introduced itself yet. */
 struct visitor {
@@ -231,32 +231,34 @@ int mig_dest_wait_offer(struct mig_dest *d, int timeout_ms, int *ret_fd,
 	return ret;
 }
 
-static bool all_there(const struct mig_session *s)
+static unsigned int count_missing(const struct mig_session *s)
 {
-	unsigned int i;
+	unsigned int i, nr = 0;
 
-	for (i = 0; i < s->channels; i++) {
-		if (s->data_fds[i] < 0)
-			return false;
-	}
-	for (i = 0; i < s->fault_channels; i++) {
-		if (s->fault_fds[i] < 0)
-			return false;
-	}
-	return true;
+	for (i = 0; i < s->channels; i++)
+		nr += s->data_fds[i] < 0;
+	for (i = 0; i < s->fault_channels; i++)
+		nr += s->fault_fds[i] < 0;
+	return nr;
 }
 
+/* They are opened one after the other, and each has its time. */
 int mig_dest_wait_channels(struct mig_dest *d)
 {
-	uint64_t end_us = mig_now_us() + CHANNELS_TIMEOUT_MS * 1000;
-	bool there;
+	uint64_t since_us = mig_now_us();
+	unsigned int nr, nr_before;
 
 	pthread_mutex_lock(&d->lock);
-	while (!(there = all_there(d->session)) && mig_dest_may_wait(d) &&
-	       mig_now_us() < end_us)
+	nr_before = count_missing(d->session);
+	while ((nr = count_missing(d->session)) > 0 && mig_dest_may_wait(d) &&
+	       mig_now_us() - since_us < CHANNEL_TIMEOUT_MS * 1000) {
+		if (nr < nr_before)
+			since_us = mig_now_us();
+		nr_before = nr;
 		mig_dest_wait(d);
+	}
 	pthread_mutex_unlock(&d->lock);
-	if (there)
+	if (nr == 0)
 		return 0;
 	return mig_session_broken(d->session) ? -ECONNRESET : -ETIMEDOUT;
 }

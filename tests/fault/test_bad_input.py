@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy import Proxy
 from vmmd import (ATTENTION, DONE, FAILED, FIT, GUEST_ELF, PATIENCE_S, SANITIZER,
                   USAGE, Command, wait_until)
 
@@ -544,6 +545,46 @@ def test_receive_called_by_what_is_not_vmmd(host, caller):
         time.sleep(0.1)
     guest = host.run(BUSY).wait_ready()
     host.migrate(guest, destination)
+    guest.verify()
+
+
+class Eavesdropper(Proxy):
+    """Hears the hello of each connection."""
+
+    def __init__(self, port):
+        self.hellos = []
+        super().__init__(port)
+
+    def account(self, link, data):
+        if link.forwarded == 0:
+            self.hellos.append(data[:AgreeingReceiver.HELLO_BYTES])
+        return super().account(link, data)
+
+
+def test_channels_that_nobody_waits_for(host):
+    """Of the very session, but there already, or with a number that was not agreed."""
+    guest = host.run(BUSY).wait_ready()
+    destination = host.receive()
+    port = int(destination.uri.rsplit(":", 1)[1])
+    proxy = Eavesdropper(port)
+    host.proxies.append(proxy)
+    move = host.start_migrate(guest, proxy.uri, "--max-bandwidth", 4096, *FIT)
+    destination.wait_phase("precopy")
+    control, data, fault = (AgreeingReceiver.CONTROL, AgreeingReceiver.DATA,
+                            AgreeingReceiver.FAULT)
+    for role, channel in ((data, 0), (data, 1), (data, 2), (data, 15), (data, 16),
+                          (data, 65535), (fault, 0), (fault, 1), (fault, 16),
+                          (control, 0), (control, 1), (0, 0), (6, 0)):
+        hello = bytearray(proxy.hellos[0])
+        struct.pack_into("<HH", hello, 12, role, channel)
+        with socket.create_connection(("127.0.0.1", port)) as link:
+            link.settimeout(PATIENCE_S)
+            link.sendall(hello)
+            assert link.recv(1) == b"", (role, channel)
+    host.vmmd("adjust", guest.vmm.name, "--max-bandwidth", 0)
+    assert move.wait().status == DONE
+    guest.vmm.wait_exit()
+    guest.moved_to(destination)
     guest.verify()
 
 
