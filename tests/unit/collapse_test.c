@@ -6,11 +6,11 @@
 #include <cmocka.h>
 
 #include <stdbool.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "migrate/collapse.h"
+#include "tests/unit/huge_bytes.h"
 
 #define BLOCKS     16u
 #define PATIENCE_S 60
@@ -18,17 +18,9 @@
 /* Not ours: a sanitizer's, say. */
 static uint64_t other_huge_bytes;
 
-static uint64_t huge_bytes(void)
+static uint64_t our_huge_bytes(void)
 {
-	FILE *f = fopen("/proc/self/smaps_rollup", "r");
-	unsigned long long kib = 0;
-	char line[128];
-
-	assert_non_null(f);
-	while (fgets(line, sizeof(line), f))
-		sscanf(line, "AnonHugePages: %llu", &kib);
-	fclose(f);
-	return kib * 1024 - other_huge_bytes;
+	return huge_bytes() - other_huge_bytes;
 }
 
 /* All written, in small pages; NULL where they cannot be huge. */
@@ -37,14 +29,13 @@ static struct vm_mem *new_mem(void)
 	struct vm_mem *probe, *m = NULL;
 	int can;
 
-	other_huge_bytes = 0;
 	other_huge_bytes = huge_bytes();
 	assert_int_equal(vm_mem_new(VM_HUGE_PAGE_BYTES, VM_MEM_ANON, &probe),
 			 0);
 	for (uint64_t i = 0; i < VM_HUGE_PAGE_BYTES; i += VM_PAGE_BYTES)
 		vm_mem_base(probe)[i] = 1;
-	can = huge_bytes() == 0 && vm_mem_collapse(probe, 0) == 0 &&
-	      huge_bytes() == VM_HUGE_PAGE_BYTES;
+	can = our_huge_bytes() == 0 && vm_mem_collapse(probe, 0) == 0 &&
+	      our_huge_bytes() == VM_HUGE_PAGE_BYTES;
 	vm_mem_free(probe);
 	if (!can) {
 		print_message("huge pages are not to be had here, or for "
@@ -55,19 +46,19 @@ static struct vm_mem *new_mem(void)
 		vm_mem_new(BLOCKS * VM_HUGE_PAGE_BYTES, VM_MEM_ANON, &m), 0);
 	for (uint64_t i = 0; i < vm_mem_bytes(m); i += VM_PAGE_BYTES)
 		vm_mem_base(m)[i] = (uint8_t)(i >> VM_PAGE_SHIFT);
-	assert_int_equal(huge_bytes(), 0);
+	assert_int_equal(our_huge_bytes(), 0);
 	return m;
 }
 
 static void wait_for_all(const struct vm_mem *m)
 {
 	for (int i = 0; i < PATIENCE_S * 100; i++) {
-		if (huge_bytes() == vm_mem_bytes(m))
+		if (our_huge_bytes() == vm_mem_bytes(m))
 			return;
 		usleep(10000);
 	}
 	fail_msg("only %llu bytes became huge",
-		 (unsigned long long)huge_bytes());
+		 (unsigned long long)our_huge_bytes());
 }
 
 static void test_all_of_it(void **state)
@@ -103,14 +94,14 @@ static void test_nothing_while_it_is_held(void **state)
 	mig_collapse_hold(&c);
 	mig_collapse_start(&c);
 	usleep(100000);
-	assert_int_equal(huge_bytes(), 0);
+	assert_int_equal(our_huge_bytes(), 0);
 	mig_collapse_release(&c);
-	while (huge_bytes() == 0)
+	while (our_huge_bytes() == 0)
 		usleep(100);
 	mig_collapse_hold(&c);
-	bytes = huge_bytes();
+	bytes = our_huge_bytes();
 	usleep(100000);
-	assert_int_equal(huge_bytes(), bytes);
+	assert_int_equal(our_huge_bytes(), bytes);
 	mig_collapse_release(&c);
 	wait_for_all(m);
 	mig_collapse_fini(&c);
@@ -129,7 +120,7 @@ static void test_it_ends_while_it_is_held(void **state)
 	mig_collapse_hold(&c);
 	mig_collapse_start(&c);
 	mig_collapse_fini(&c);
-	assert_int_equal(huge_bytes(), 0);
+	assert_int_equal(our_huge_bytes(), 0);
 	vm_mem_free(m);
 }
 

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "tests/unit/huge_bytes.h"
 #include "vmm/mem.h"
 #include "vmm/mem_internal.h"
 
@@ -306,20 +307,6 @@ static void test_populate(void **state)
 	(void)state;
 	check_populate(VM_MEM_ANON);
 	check_populate(VM_MEM_MEMFD);
-}
-
-/* Of this process, in huge pages. */
-static uint64_t huge_bytes(void)
-{
-	FILE *f = fopen("/proc/self/smaps_rollup", "r");
-	unsigned long long kib = 0;
-	char line[128];
-
-	assert_non_null(f);
-	while (fgets(line, sizeof(line), f))
-		sscanf(line, "AnonHugePages: %llu", &kib);
-	fclose(f);
-	return kib * 1024;
 }
 
 /* What is whole becomes huge, with all that is in it; what is not costs no more. */
