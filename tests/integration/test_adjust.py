@@ -78,6 +78,22 @@ def test_postcopy_now_with_pages_put_off(host):
     assert stats["switchover"] == "postcopy"
 
 
+def test_what_faults_have_overdrawn_keeps_nobody(host):
+    """The guest fetches all that is left itself, within seconds: what the bandwidth
+    limit would have made of that, four minutes, is not waited for at the end."""
+    guest, destination, move = begin(host, "--max-bandwidth", 64 * MIB,
+                                     "--downtime-limit", 0,
+                                     work="mem=16M work=dirty light=1 hb=100")
+    guest.vmm.wait_for(lambda status: (status.get("operation") or {})
+                       .get("round", 0) > 1, "all has been sent once")
+    adjust(host, guest, "--max-bandwidth", 65536)
+    # Unless it has given up by itself meanwhile.
+    host.vmmd("adjust", guest.vmm.name, "--postcopy", check=False)
+    stats = finish(guest, destination, move)
+    print(f"{stats['faults']['count']} faults in {stats['postcopy_ms']} ms")
+    assert stats["switchover"] == "postcopy"
+
+
 @pytest.mark.parametrize("option", [("--postcopy",), ("--downtime-limit", 1)])
 def test_after_the_switch_only_the_bandwidth_matters(host, option):
     guest, destination, move = begin(host, "--mode", "hybrid", *CRAWL,
