@@ -10,7 +10,7 @@ packages=(
 	clang-format-19 clang-tidy-19 # in both: what is clean here is clean there
 	libcmocka-dev libev-dev libjansson-dev libprotobuf-c-dev
 	liburing-dev libxxhash-dev protobuf-c-compiler
-	jq python3 python3-pytest xfsprogs
+	jq python3 python3-pytest valgrind xfsprogs
 )
 
 # An emulator with AMD SVM, kernels for it, and what its guests are made of.
