@@ -14,24 +14,15 @@
 
 void mig_collapse_init(struct mig_collapse *c, struct vm_mem *mem)
 {
-	pthread_condattr_t attr;
-
 	*c = (struct mig_collapse){ .mem = mem };
 	pthread_mutex_init(&c->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&c->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	mig_cond_init(&c->changed);
 }
 
 /* Under lock. */
 static void rest(struct mig_collapse *c, uint64_t us)
 {
-	uint64_t end_ns = mig_now_ns() + us * 1000;
-	struct timespec until = {
-		.tv_sec = (time_t)(end_ns / 1000000000),
-		.tv_nsec = (long)(end_ns % 1000000000),
-	};
+	struct timespec until = mig_deadline(CLOCK_MONOTONIC, us);
 	int ret = 0;
 
 	while (!c->ending && ret != ETIMEDOUT)

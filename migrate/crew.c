@@ -4,8 +4,8 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "migrate/clock.h"
 #include "vmm/urgent.h"
 
 struct member {
@@ -80,17 +80,6 @@ static void dismiss(struct mig_crew *c, unsigned int nr_started)
 	free(c);
 }
 
-/* Its waits are measured by the clock that nobody sets. */
-static void init_changed(struct mig_crew *c)
-{
-	pthread_condattr_t attr;
-
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&c->changed, &attr);
-	pthread_condattr_destroy(&attr);
-}
-
 int mig_crew_start(const char *name, unsigned int members,
 		   struct mig_crew **ret_crew)
 {
@@ -104,7 +93,7 @@ int mig_crew_start(const char *name, unsigned int members,
 	c->name = name;
 	c->nr_members = members;
 	pthread_mutex_init(&c->lock, NULL);
-	init_changed(c);
+	mig_cond_init(&c->changed);
 	for (i = 0; i < members; i++) {
 		c->members[i].crew = c;
 		c->members[i].index = i;
@@ -145,17 +134,10 @@ int mig_crew_wait(struct mig_crew *c)
 
 bool mig_crew_wait_us(struct mig_crew *c, uint64_t us)
 {
-	struct timespec until;
+	struct timespec until = mig_deadline(CLOCK_MONOTONIC, us);
 	int ret = 0;
 	bool done;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += (time_t)(us / 1000000);
-	until.tv_nsec += (long)(us % 1000000) * 1000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_nsec -= 1000000000;
-		until.tv_sec++;
-	}
 	pthread_mutex_lock(&c->lock);
 	while (c->busy > 0 && ret != ETIMEDOUT)
 		ret = pthread_cond_timedwait(&c->changed, &c->lock, &until);

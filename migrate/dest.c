@@ -21,7 +21,7 @@
 /* A source has this long after its hello to say what it brings. */
 #define SETUP_TIMEOUT_S 3
 /* A session breaks without a word to whoever waits for its channels. */
-#define WAIT_SLICE_NS 50000000
+#define WAIT_SLICE_US 50000
 
 /* ---- small things ---- */
 
@@ -67,14 +67,8 @@ bool mig_dest_may_wait(const struct mig_dest *d)
 
 void mig_dest_wait(struct mig_dest *d)
 {
-	struct timespec until;
+	struct timespec until = mig_deadline(CLOCK_MONOTONIC, WAIT_SLICE_US);
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += WAIT_SLICE_NS;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
 	pthread_cond_timedwait(&d->changed, &d->lock, &until);
 }
 
@@ -461,12 +455,8 @@ static void *dest_main(void *arg)
 static void init_locks(struct mig_dest *d)
 {
 	pthread_mutexattr_t lends;
-	pthread_condattr_t attr;
 
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&d->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	mig_cond_init(&d->changed);
 	pthread_mutexattr_init(&lends);
 	pthread_mutexattr_setprotocol(&lends, PTHREAD_PRIO_INHERIT);
 	pthread_mutex_init(&d->urgent_lock, &lends);

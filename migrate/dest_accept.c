@@ -192,25 +192,15 @@ void *mig_dest_acceptor(void *dest)
 	return NULL;
 }
 
-static void deadline(struct timespec *ts, int timeout_ms)
-{
-	clock_gettime(CLOCK_MONOTONIC, ts);
-	ts->tv_sec += timeout_ms / 1000;
-	ts->tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-	if (ts->tv_nsec >= 1000000000) {
-		ts->tv_sec++;
-		ts->tv_nsec -= 1000000000;
-	}
-}
-
 int mig_dest_wait_offer(struct mig_dest *d, int timeout_ms, int *ret_fd,
 			enum proto_role *ret_role,
 			uint8_t ret_id[PROTO_SESSION_BYTES])
 {
-	struct timespec until;
+	struct timespec until =
+		mig_deadline(CLOCK_MONOTONIC,
+			     timeout_ms < 0 ? 0 : (uint64_t)timeout_ms * 1000);
 	int ret = 0;
 
-	deadline(&until, timeout_ms < 0 ? 0 : timeout_ms);
 	pthread_mutex_lock(&d->lock);
 	while (d->offered_fd < 0 && !d->ending && ret == 0) {
 		if (timeout_ms < 0)

@@ -11,9 +11,9 @@
 #include "migrate/waits.h"
 
 /* How often a thread in mig_fill_ensure() looks whether it shall go on. */
-#define ENSURE_POLL_MS 50
+#define ENSURE_POLL_US 50000
 /* How long a machine that ends with pages missing may take to park. */
-#define PARK_MS_MAX 200
+#define PARK_US_MAX 200000
 
 struct mig_fill {
 	/* Constant: any thread. */
@@ -104,7 +104,7 @@ static void init_locks(struct mig_fill *f)
 	pthread_rwlockattr_t attr;
 
 	pthread_mutex_init(&f->lock, NULL);
-	pthread_cond_init(&f->placed, NULL);
+	mig_cond_init(&f->placed);
 	/* Installs never stop coming: a snapshot must not wait for a gap. */
 	pthread_rwlockattr_init(&attr);
 	pthread_rwlockattr_setkind_np(
@@ -172,17 +172,6 @@ static void *park_thread(void *arg)
 	return NULL;
 }
 
-static void deadline_in_ms(struct timespec *ts, long ms)
-{
-	clock_gettime(CLOCK_REALTIME, ts);
-	ts->tv_sec += ms / 1000;
-	ts->tv_nsec += ms % 1000 * 1000000;
-	if (ts->tv_nsec >= 1000000000) {
-		ts->tv_sec++;
-		ts->tv_nsec -= 1000000000;
-	}
-}
-
 /*
  * Missing pages are about to read as zeros: neither a vCPU nor a device shall run
  * on with them. A vCPU that waits for its own page table cannot park before it
@@ -200,7 +189,7 @@ static void stop_missing(struct mig_fill *f)
 	if (mig_fill_pending(f) != 0)
 		parking = pthread_create(&thread, NULL, park_thread, vm) == 0;
 	if (parking) {
-		deadline_in_ms(&deadline, PARK_MS_MAX);
+		deadline = mig_deadline(CLOCK_REALTIME, PARK_US_MAX);
 		parking = pthread_timedjoin_np(thread, NULL, &deadline) != 0;
 	}
 	uffd_stop(f->uffd, UFFD_MISSING);
@@ -420,7 +409,7 @@ int mig_fill_ensure(struct mig_fill *f, uint64_t page, uint64_t nr,
 			ret = -ECANCELED;
 		if (ret < 0)
 			break;
-		deadline_in_ms(&deadline, ENSURE_POLL_MS);
+		deadline = mig_deadline(CLOCK_MONOTONIC, ENSURE_POLL_US);
 		pthread_cond_timedwait(&f->placed, &f->lock, &deadline);
 	}
 	pthread_mutex_unlock(&f->lock);

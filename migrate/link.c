@@ -21,7 +21,7 @@
 #define QUEUE_MAX       64
 #define QUEUE_BYTES_MAX (8u << 20)
 #define TICK_MS         1000
-#define RTT_MAX_S       1
+#define RTT_US_MAX      1000000
 
 struct message {
 	enum proto_type type;
@@ -293,7 +293,6 @@ static void *reader(void *arg)
 int mig_link_new(int fd, uint32_t body_max, mig_link_lost *lost, void *ctx,
 		 struct mig_link **ret_link)
 {
-	pthread_condattr_t attr;
 	struct mig_link *l;
 	int ret;
 
@@ -308,10 +307,7 @@ int mig_link_new(int fd, uint32_t body_max, mig_link_lost *lost, void *ctx,
 	pthread_mutex_init(&l->send_lock, NULL);
 	pthread_mutex_init(&l->lock, NULL);
 	l->body_max = body_max;
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&l->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	mig_cond_init(&l->changed);
 	ret = -pthread_create(&l->thread, NULL, reader, l);
 	if (ret < 0)
 		goto free_l;
@@ -375,12 +371,10 @@ int mig_link_send(struct mig_link *l, enum proto_type type,
 int mig_link_rtt(struct mig_link *l, uint64_t *ret_us)
 {
 	uint64_t begin_us = mig_now_us();
-	struct timespec until;
+	struct timespec until = mig_deadline(CLOCK_MONOTONIC, RTT_US_MAX);
 	uint32_t ask;
 	int ret;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += RTT_MAX_S;
 	pthread_mutex_lock(&l->lock);
 	ask = l->asked = l->asked == UINT32_MAX ? 1 : l->asked + 1;
 	pthread_mutex_unlock(&l->lock);
@@ -487,11 +481,10 @@ int mig_link_recv(struct mig_link *l, enum proto_type type,
 int mig_link_recv_setup(struct mig_link *l, int timeout_s,
 			ProtobufCMessage **ret_msg)
 {
-	struct timespec until;
+	struct timespec until = mig_deadline(CLOCK_MONOTONIC,
+					     (uint64_t)timeout_s * 1000000);
 	int ret;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += timeout_s;
 	ret = recv_typed(l, &until, PROTO_SETUP, ret_msg);
 	if (ret < 0)
 		return ret;
