@@ -13,6 +13,10 @@
  * memory written before, the second what the guest needs without any tracker, the
  * third ("first") as "all", when KVM may still have huge pages to split.
  *
+ * On a kernel with lock statistics there are also the times for which mmu_lock and
+ * the series' wp_all_lock were held, while the guest wrote and during the sync.
+ * What is taken with it is then slower: do not compare it with other kernels'.
+ *
  * Exit status 77 when this KVM does not have the tracker.
  */
 #include <errno.h>
@@ -30,6 +34,7 @@
 #include <time.h>
 
 #include "compat/linux.h"
+#include "lock_stat.h"
 
 #define SKIPPED      77
 #define PAGE_BYTES   4096ull
@@ -98,6 +103,20 @@ struct bench {
 struct cost {
 	double fetch_us;
 	double protect_us;
+};
+
+/* By all holders together. */
+struct locked {
+	double mmu_us;
+	double wp_all_us;
+};
+
+/* One line. */
+struct sample {
+	double write_us;
+	struct locked writing; /* valid with lock statistics, as is syncing */
+	struct cost cost;
+	struct locked syncing;
 };
 
 static void die(const char *what)
@@ -485,41 +504,87 @@ static uint64_t count_dirty(struct bench *b)
 	return nr;
 }
 
-static void print(struct bench *b, const char *what, double write_us,
-		  struct cost cost)
+static void print(struct bench *b, const char *what, const struct sample *s)
 {
 	printf("{\"tracker\": \"%s\", \"mib\": %llu, \"vcpus\": %u, "
 	       "\"what\": \"%s\", \"write_us\": %.1f, \"fetch_us\": %.1f, "
-	       "\"protect_us\": %.1f, \"pages\": %llu}\n",
+	       "\"protect_us\": %.1f, \"pages\": %llu",
 	       names[b->tracker], (unsigned long long)(b->bytes / MIB),
-	       b->nr_cpus, what, write_us, cost.fetch_us, cost.protect_us,
-	       (unsigned long long)count_dirty(b));
+	       b->nr_cpus, what, s->write_us, s->cost.fetch_us,
+	       s->cost.protect_us, (unsigned long long)count_dirty(b));
+	if (lock_stat_available())
+		printf(", \"write_mmu_lock_us\": %.1f, "
+		       "\"write_wp_all_lock_us\": %.1f, "
+		       "\"sync_mmu_lock_us\": %.1f, "
+		       "\"sync_wp_all_lock_us\": %.1f",
+		       s->writing.mmu_us, s->writing.wp_all_us,
+		       s->syncing.mmu_us, s->syncing.wp_all_us);
+	printf("}\n");
 	fflush(stdout);
+}
+
+/* Locks are watched from here on. */
+static void watch_locks(void)
+{
+	if (lock_stat_available() && !lock_stat_clear())
+		die("/proc/lock_stat");
+}
+
+static struct locked locked_since(void)
+{
+	struct locked l = { 0 };
+
+	if (lock_stat_available()) {
+		l.mmu_us = lock_stat_held_us("->mmu_lock");
+		l.wp_all_us = lock_stat_held_us("arch.wp_all_lock");
+	}
+	if (l.mmu_us < 0 || l.wp_all_us < 0)
+		die("/proc/lock_stat");
+	return l;
+}
+
+static void measure_writing(struct bench *b, uint64_t nr_pages,
+			    struct sample *s)
+{
+	watch_locks();
+	s->write_us = write_pages(b, nr_pages);
+	s->writing = locked_since();
+}
+
+static void measure_sync(struct bench *b, struct cost (*sync)(struct bench *b),
+			 struct sample *s)
+{
+	watch_locks();
+	s->cost = sync(b);
+	s->syncing = locked_since();
 }
 
 static void measure(struct bench *b, const char *what, uint64_t nr_pages)
 {
-	double write_us = write_pages(b, nr_pages);
+	struct sample s = { 0 };
 
-	print(b, what, write_us, sync_log(b));
+	measure_writing(b, nr_pages, &s);
+	measure_sync(b, sync_log, &s);
+	print(b, what, &s);
 }
 
 static void measure_all(struct bench *b)
 {
 	uint64_t nr_pages = b->bytes / PAGE_BYTES;
-	struct cost nothing = { 0 };
-	double untracked_us;
+	struct sample untracked = { 0 }, start = { 0 }, none = { 0 };
 	unsigned int i;
 
 	/* The first time KVM maps it all; nobody wants to know. */
 	write_pages(b, nr_pages);
-	untracked_us = write_pages(b, nr_pages);
-	print(b, "start", 0, start_tracker(b));
-	print(b, "untracked", untracked_us, nothing);
+	measure_writing(b, nr_pages, &untracked);
+	measure_sync(b, start_tracker, &start);
+	print(b, "start", &start);
+	print(b, "untracked", &untracked);
 	for (i = 0; i < b->repeats; i++)
 		measure(b, i == 0 ? "first" : "all", nr_pages);
 	measure(b, "tenth", nr_pages / 10);
-	print(b, "none", 0, sync_log(b));
+	measure_sync(b, sync_log, &none);
+	print(b, "none", &none);
 }
 
 static void parse(struct bench *b, char **argv)

@@ -1,13 +1,16 @@
 #!/usr/bin/python3
 """Measure what dirty logging costs, on a stock and on the patched kernel.
 
-write_protect.py [--json] [--smoke] [--clock instructions|host] [--runs N]
-                 [--mem MIB,...] [--vcpus N,...] [--kvm-param M.NAME=V]
+write_protect.py [--json] [--smoke] [--locks] [--clock instructions|host]
+                 [--runs N] [--mem MIB,...] [--vcpus N,...] [--kvm-param M.NAME=V]
 
 Boots the lab with each kernel (kernel-patch/README.md), has write_protect measure
 every tracker there, and prints tables with ratios: the sync of a guest that has
 written all of its memory, a tenth of it and nothing, and what the guest needs to
 write it all again after that. Figures are medians of N in one guest.
+
+With --locks the kernels are those with lock statistics, and what is printed is how
+long mmu_lock was held. Everything in them is slower, what holds the lock as well.
 
 The lab is a software emulation. By default its clock counts instructions, one a
 nanosecond (tests/lab/README.md): what is printed as "us" then is thousands of them,
@@ -25,12 +28,15 @@ import sys
 from collections import defaultdict
 
 import both_kernels
-from both_kernels import KERNELS
+from both_kernels import KERNELS, KERNELS_WITH_LOCK_STATISTICS
 
 # What is the same code on both kernels is measured on one, but for the log.
 TRACKERS = {"stock": ("log", "manual", "ring"), "patched": ("log", "wp-all")}
 LAB_OVERHEAD_MIB = 1536
 PAGES_PER_MIB = 256
+FIELDS = ("write_us", "fetch_us", "protect_us", "pages")
+LOCK_FIELDS = ("write_mmu_lock_us", "write_wp_all_lock_us",
+               "sync_mmu_lock_us", "sync_wp_all_lock_us")
 
 
 def inside(binary, args):
@@ -49,15 +55,15 @@ def measure(kernel, binary, args):
                  join(args.mem), "--vcpus", join(args.vcpus), "--runs",
                  str(args.runs)],
         options=["--mem", str(max(args.mem) + LAB_OVERHEAD_MIB),
-                 "--clock", args.clock, *param_options(args.kvm_param)],
-        environment={"WRITE_PROTECT": binary})
+                 "--clock", args.clock, *both_kernels.param_options(args.kvm_param)],
+        environment={"WRITE_PROTECT": binary},
+        kinds=KERNELS_WITH_LOCK_STATISTICS if args.locks else KERNELS)
     samples = defaultdict(list)
     for line in lines:
         s = json.loads(line)
         samples[s["tracker"], s["mib"], s["vcpus"], s["what"]].append(s)
     results = {key: {field: statistics.median(s[field] for s in group)
-                     for field in ("write_us", "fetch_us", "protect_us",
-                                   "pages")}
+                     for field in FIELDS + (LOCK_FIELDS if args.locks else ())}
                for key, group in samples.items()}
     check(results)
     return results
@@ -76,10 +82,6 @@ def check(results):
 
 def join(numbers):
     return ",".join(map(str, numbers))
-
-
-def param_options(param):
-    return ["--kvm-param", param] if param else []
 
 
 def sync_us(sample):
@@ -136,19 +138,44 @@ def print_tables(results):
                 sorted(write_rows(results, "all")))
 
 
+def lock_rows(results):
+    """How long mmu_lock was held until memory was written again and protected."""
+    def held_us(sample):
+        return sample["write_mmu_lock_us"] + sample["sync_mmu_lock_us"]
+
+    for (kernel, (tracker, mib, vcpus, what)), s in results.items():
+        if what != "all":
+            continue
+        log = results["stock", ("log", mib, vcpus, what)]
+        start = results[kernel, (tracker, mib, vcpus, "start")]
+        yield (mib, vcpus, f"{tracker}, {kernel}",
+               ms(start["sync_mmu_lock_us"]), ms(s["sync_mmu_lock_us"]),
+               ms(s["write_mmu_lock_us"]), ms(s["write_wp_all_lock_us"]),
+               f"{held_us(s) / held_us(log):.3f}")
+
+
+def print_lock_table(results):
+    print_table("mmu_lock is held (all memory written, again and again)",
+                ("MiB", "vCPUs", "tracker, kernel", "when tracking begins, ms",
+                 "sync, ms", "faults until all is written, ms",
+                 "of these wp_all_lock, ms", "sync and faults, of the stock log's"),
+                sorted(lock_rows(results)))
+
+
 def integers(text):
     return [int(n) for n in text.split(",")]
 
 
 def main():
     parser = both_kernels.parser(__doc__)
+    both_kernels.add_kvm_param(parser)
     parser.add_argument("--clock", choices=("instructions", "host"),
                         default="instructions")
+    parser.add_argument("--locks", action="store_true")
     parser.add_argument("--mem", type=integers,
                         default=[1024, 2048, 3072, 4096])
     parser.add_argument("--vcpus", type=integers, default=[1, 2, 4])
     parser.add_argument("--runs", type=int, default=2)
-    parser.add_argument("--kvm-param", help="for the lab, as kvm.tdp_mmu=0")
     args = parser.parse_args()
     if args.smoke:
         args.mem, args.vcpus, args.runs = [64], [2], 2
@@ -162,6 +189,8 @@ def main():
         print(json.dumps([{"kernel": kernel, "tracker": key[0], "mib": key[1],
                            "vcpus": key[2], "what": key[3], **sample}
                           for (kernel, key), sample in results.items()]))
+    elif args.locks:
+        print_lock_table(results)
     else:
         print_tables(results)
 

@@ -8,6 +8,8 @@
 #	debug		the same with debug.config: lockdep, KASAN, KVM's own checks
 #	patched		built with kernel-patch/linux-6.12/*.patch applied
 #	patched-debug	debug with the same patches
+#	lockstat	built with lockstat.config: the kernel's lock statistics
+#	patched-lockstat	lockstat with the same patches
 #	stock		Debian's cloud kernel as packaged, with an initrd of ours
 #	/PATH		a bzImage that somebody else has built
 #
@@ -71,6 +73,7 @@ find_configs() {
 	configs=("$lab/kernel.config")
 	case $kind in
 	*debug) configs+=("$lab/debug.config") ;;
+	*lockstat) configs+=("$lab/lockstat.config") ;;
 	esac
 }
 
@@ -205,7 +208,7 @@ done
 kind=$1
 case $kind in
 stock) exec "$lab/stock.sh" ;;
-built|debug|patched|patched-debug) ;;
+built|debug|lockstat|patched|patched-debug|patched-lockstat) ;;
 /*) [ -f "$kind" ] || fail "no $kind"; echo "$kind"; exit 0 ;;
 *) usage >&2; exit 2 ;;
 esac

@@ -4,8 +4,8 @@
 #
 #	tests/lab/run.sh [OPTION...] [--] COMMAND [ARG...]
 #
-#	--kernel KIND		built (default), debug, patched, patched-debug
-#				or stock; see kernel.sh
+#	--kernel KIND		built (default), patched, stock and others: see
+#				kernel.sh
 #	--cpus N		CPUs of the lab (default 2)
 #	--mem MIB		its memory (default 4096)
 #	--kvm-param M.NAME=V	module parameter, e.g. kvm_amd.npt=0 or
