@@ -1,13 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# Does KVM build after each patch of the series, without a warning?
+# Does KVM build after each patch of the series?
 #
 #	kernel-patch/run-each.sh
 #
 # For whoever bisects: arch/x86/kvm and what it takes from virt/kvm is compiled with
 # the lab's configuration before the first patch and after each, in a tree of its own
-# (some minutes the first time), and so are the selftests after a patch that changes
-# them.
+# (some minutes), where a warning is an error, and so are the selftests after a patch
+# that changes them.
 #
 # Prints a line per patch; exit status 0 when all build.
 set -euo pipefail
@@ -17,12 +17,12 @@ lab=$here/../tests/lab
 cache=${VMMD_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/vmmd-lab}/each
 log=$cache/make.log
 
-# Afresh: the last run left it with patches.
+# Afresh: the last run left sources with patches, and objects of them.
 prepare() {
 	local pristine
 
 	pristine=$("$lab/kernel.sh" --source built)
-	rm -rf "$cache/source"
+	rm -rf "$cache"
 	mkdir -p "$cache/build"
 	cp -a "$pristine" "$cache/source"
 	make -s -C "$cache/source" O="$cache/build" \
@@ -37,9 +37,10 @@ build() {
 build_selftests() {
 	local tests=$cache/source/tools/testing/selftests/kvm
 
-	make -s -C "$cache/source" O="$cache/headers" headers >"$log" 2>&1
-	make -C "$tests" -j "$(nproc)" OUTPUT="$cache/selftests" \
-		KHDR_INCLUDES="-isystem $cache/headers/usr/include" >>"$log" 2>&1
+	make -s -C "$cache/source" O="$cache/headers" headers >"$log" 2>&1 &&
+		make -C "$tests" -j "$(nproc)" OUTPUT="$cache/selftests" \
+			KHDR_INCLUDES="-isystem $cache/headers/usr/include" \
+			>>"$log" 2>&1
 }
 
 try() {

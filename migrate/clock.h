@@ -1,4 +1,7 @@
-/* migrate/clock.h: the one clock that everything here is measured and waited by. */
+/*
+ * migrate/clock.h: the one clock that everything here is measured and waited by,
+ * but for pthread_timedjoin_np(), which knows only the other.
+ */
 #ifndef MIGRATE_CLOCK_H
 #define MIGRATE_CLOCK_H
 
@@ -19,7 +22,7 @@ static inline uint64_t mig_now_us(void)
 	return mig_now_ns() / 1000;
 }
 
-/* So long from now by that clock, which is the one of who waits. */
+/* So long from now, by the clock that is waited by. */
 static inline struct timespec mig_deadline(clockid_t clock, uint64_t us)
 {
 	struct timespec ts;

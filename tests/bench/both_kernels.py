@@ -1,7 +1,7 @@
 """Benchmarks of the patch series: the same in the lab on a stock and a patched kernel.
 
-What write_protect.py, greedy.py and churn.py share. Each is run twice over: outside by a
-person, and by run() once more in each lab, with the argument --inside.
+What write_protect.py, greedy.py and churn.py share. Each is run twice over: outside
+by a person, and by run() once more in each lab, with the argument --inside.
 """
 
 import argparse

@@ -15,7 +15,8 @@ bool lock_stat_available(void);
 bool lock_stat_clear(void);
 /*
  * Since then, by readers and writers of all locks of the class together, in
- * microseconds; 0 for a lock that nobody took. Negative with errno: cannot be read.
+ * microseconds; 0 for a lock that nobody took. Negative with errno: cannot be read,
+ * or lockdep has complained of something and counts no more (EOPNOTSUPP).
  */
 double lock_stat_held_us(const char *name);
 

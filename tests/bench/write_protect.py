@@ -10,7 +10,9 @@ written all of its memory, a tenth of it and nothing, and what the guest needs t
 write it all again after that. Figures are medians of N in one guest.
 
 With --locks the kernels are those with lock statistics, and what is printed is how
-long mmu_lock was held. Everything in them is slower, what holds the lock as well.
+long mmu_lock was held, by all its holders together: during the syncs, and while the
+guest wrote, by faults and by resets of a full ring. Everything in these kernels is
+slower, what holds the lock as well.
 
 The lab is a software emulation. By default its clock counts instructions, one a
 nanosecond (tests/lab/README.md): what is printed as "us" then is thousands of them,
@@ -157,7 +159,7 @@ def lock_rows(results):
 def print_lock_table(results):
     print_table("mmu_lock is held (all memory written, again and again)",
                 ("MiB", "vCPUs", "tracker, kernel", "when tracking begins, ms",
-                 "sync, ms", "faults until all is written, ms",
+                 "sync, ms", "while all is written, ms",
                  "of these wp_all_lock, ms", "sync and faults, of the stock log's"),
                 sorted(lock_rows(results)))
 

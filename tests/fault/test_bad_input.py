@@ -614,9 +614,10 @@ class Editor(Proxy):
         super().__init__(port)
 
     def account(self, link, data):
-        if self.edited:
-            return b""
-        self.edited = self.old in data
+        with self.lock:
+            if self.edited:
+                return b""
+            self.edited = self.old in data
         return super().account(link, data.replace(self.old, self.new, 1))
 
 

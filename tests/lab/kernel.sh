@@ -6,10 +6,9 @@
 # KIND is one of
 #	built		Debian's linux-source-6.12 with kernel.config
 #	debug		the same with debug.config: lockdep, KASAN, KVM's own checks
-#	patched		built with kernel-patch/linux-6.12/*.patch applied
-#	patched-debug	debug with the same patches
-#	lockstat	built with lockstat.config: the kernel's lock statistics
-#	patched-lockstat	lockstat with the same patches
+#	lockstat	the same with lockstat.config: the kernel's lock statistics
+#	patched		built with kernel-patch/linux-6.12/*.patch applied, as
+#			patched-debug and patched-lockstat
 #	stock		Debian's cloud kernel as packaged, with an initrd of ours
 #	/PATH		a bzImage that somebody else has built
 #
