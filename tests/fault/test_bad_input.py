@@ -588,6 +588,64 @@ def test_channels_that_nobody_waits_for(host):
     guest.verify()
 
 
+XXHASH = ctypes.CDLL("libxxhash.so.0")
+XXHASH.XXH3_64bits.restype = XXHASH.XXH3_64bits_withSeed.restype = ctypes.c_uint64
+
+
+def batch(type_, seq):
+    """One without runs: proto/batch.c."""
+    magic = 0x42505656
+    head = struct.pack("<IHHIIQQQ", magic, type_, 0, 0, 0, seq, 0, 0)
+    fixed = XXHASH.XXH3_64bits(head, ctypes.c_size_t(len(head)))
+    check = XXHASH.XXH3_64bits_withSeed(b"", ctypes.c_size_t(0),
+                                        ctypes.c_uint64(fixed))
+    return head + struct.pack("<Q", check)
+
+
+BARRIER, MARK = 3, 6
+
+
+class Editor(Proxy):
+    """Sends something else in place of what it first meets, and then no more.
+
+    A connection that had said nothing yet still introduces itself: none is read
+    before the last of them has.
+    """
+
+    def __init__(self, port, old, new):
+        self.old, self.new = old, new
+        self.edited = False
+        super().__init__(port)
+
+    def account(self, link, data):
+        with self.lock:
+            if self.edited and link.forwarded > 0:
+                return b""
+            self.edited |= self.old in data
+        return super().account(link, data.replace(self.old, self.new, 1))
+
+
+@pytest.mark.parametrize("old,new", [
+    (batch(MARK, 1), batch(MARK, 0)),
+    (batch(MARK, 1), batch(MARK, 1) + batch(MARK, 1)),
+    (batch(MARK, 1), batch(MARK, 2) + batch(MARK, 1)),
+    (batch(BARRIER, 1), batch(BARRIER, 1) + batch(MARK, 1000)),
+], ids=["zero", "the same again", "back", "after the barrier"])
+def test_marks_out_of_order(host, old, new):
+    """A number that does not grow, or grows when no more of them may come."""
+    guest = host.run(BUSY).wait_ready()
+    destination = host.receive()
+    proxy = Editor(int(destination.uri.rsplit(":", 1)[1]), old, new)
+    host.proxies.append(proxy)
+    move = host.start_migrate(guest, proxy.uri, *FIT)
+    assert destination.wait_exit() == FAILED
+    assert "page channel: damaged data" in destination.errors()
+    result = move.wait()
+    assert result.status == FAILED, result
+    guest.verify()
+    assert host.owners_running() == [guest.vmm.name]
+
+
 def test_receive_called_by_many_who_say_nothing(host):
     """Idle connections do not block the one that matters."""
     destination = host.receive()
