@@ -480,8 +480,8 @@ static void free_storage(struct mig_dest *d)
 	if (d->offered_fd >= 0)
 		close(d->offered_fd);
 	close(d->wake_fd);
-	free(d->received);
-	free(d->suspect);
+	bitmap_free(d->received, d->ram_pages);
+	bitmap_free(d->suspect, d->ram_pages);
 	pthread_mutex_destroy(&d->urgent_lock);
 	mig_dest_fini_askers(d);
 	pthread_mutex_destroy(&d->doom_lock);

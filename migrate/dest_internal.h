@@ -17,13 +17,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "migrate/bitmap.h"
 #include "migrate/dest.h"
 #include "migrate/fill.h"
 #include "migrate/flight.h"
 #include "migrate/phase.h"
 #include "migrate/session.h"
 #include "proto/control.pb-c.h"
+#include "vmm/bitmap.h"
 
 struct mig_dest;
 

@@ -68,7 +68,7 @@ static int rejoin(struct mig_dest *d, int fd)
 	ret = mig_link_send(d->session->link, PROTO_REJOIN_REPLY, &reply.base);
 	if (ret == 0)
 		ret = mig_pending_send(d->session->link, map, d->ram_pages);
-	free(map);
+	bitmap_free(map, d->ram_pages);
 	if (ret == 0)
 		ret = mig_dest_use_channels(d);
 	if (ret == 0)

@@ -100,8 +100,7 @@ static uint64_t count_stale(const struct mig_dest *d, const uint64_t *pending)
 	uint64_t pages = 0;
 
 	for (size_t i = 0; i < bitmap_words(d->ram_pages); i++)
-		pages += (uint64_t)__builtin_popcountll(d->received[i] &
-							pending[i]);
+		pages += bitmap_count_word(d->received[i] & pending[i]);
 	return pages;
 }
 
@@ -127,8 +126,8 @@ static int start_fill(struct mig_dest *d, uint64_t **pending,
 		      uint64_t expected_pages)
 {
 	const uint64_t *bits = *pending;
-	uint64_t stale_pages = count_stale(d, bits);
 	struct mig_fill *fill;
+	uint64_t stale_pages;
 	char *err = NULL;
 	int ret;
 
@@ -136,6 +135,7 @@ static int start_fill(struct mig_dest *d, uint64_t **pending,
 		return -EBADMSG;
 	if (expected_pages == 0)
 		return 0;
+	stale_pages = count_stale(d, bits);
 	ret = mig_fill_new(d->guest, *pending, &mig_dest_fill_ops, d, &fill,
 			   &err);
 	if (ret < 0)
@@ -271,6 +271,6 @@ int mig_dest_switchover(struct mig_dest *d)
 		ret = take_over(d, &pending, msg);
 	protobuf_c_message_free_unpacked(&msg->base, NULL);
 free_pending:
-	free(pending);
+	bitmap_free(pending, d->ram_pages);
 	return ret;
 }

@@ -5,10 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "migrate/bitmap.h"
 #include "migrate/clock.h"
 #include "migrate/say.h"
 #include "migrate/waits.h"
+#include "vmm/bitmap.h"
 
 /* How often a thread in mig_fill_ensure() looks whether it shall go on. */
 #define ENSURE_POLL_US 50000
@@ -119,7 +119,7 @@ static void free_storage(struct mig_fill *f)
 	pthread_cond_destroy(&f->placed);
 	pthread_mutex_destroy(&f->lock);
 	mig_waits_fini(&f->waits);
-	free(f->pending);
+	bitmap_free(f->pending, f->pages);
 	free(f);
 }
 

@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "migrate/bitmap.h"
+#include "vmm/bitmap.h"
 
 #define PIECE_WORDS 4096 /* 32 KiB: 1 GiB of RAM */
 

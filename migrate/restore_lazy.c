@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "migrate/bitmap.h"
 #include "migrate/say.h"
+#include "vmm/bitmap.h"
 
 /* Around a fault: near pages are often wanted next, and reading costs little. */
 #define CLUSTER_PAGES 16
@@ -185,7 +185,7 @@ int restore_lazy_new(struct mig_guest *g, const struct mig_image *img,
 	*ret_lazy = l;
 	return 0;
 free_all:
-	free(pending);
+	bitmap_free(pending, img->pages);
 	if (l)
 		free(l->prefetched);
 	free(l);

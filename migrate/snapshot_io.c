@@ -8,8 +8,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "migrate/bitmap.h"
 #include "proto/wire.h"
+#include "vmm/bitmap.h"
 
 #define IO_DEPTH 256
 

@@ -5,11 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "migrate/bitmap.h"
 #include "migrate/clock.h"
 #include "migrate/latency.h"
 #include "migrate/say.h"
 #include "migrate/snapshot_io.h"
+#include "vmm/bitmap.h"
 
 #define SWEEP_PAGES       64         /* of 4 KiB: one word of the bitmaps */
 #define SWEEP_CHUNKS      8          /* in flight */
@@ -282,8 +282,8 @@ void snap_sweep_free(struct snap_sweep *s)
 		snap_pool_fini(&s->fault_pool);
 		snap_pool_fini(&s->sweep_pool);
 	}
-	free(s->todo);
-	free(s->due);
+	bitmap_free(s->todo, s->nr_units);
+	bitmap_free(s->due, s->nr_units);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
 }
@@ -309,7 +309,7 @@ static int find_units(struct snap_sweep *s)
 	     page = bitmap_next_set(set, page + s->unit - page % s->unit,
 				    s->pages))
 		bitmap_set(s->todo, page / s->unit);
-	free(set);
+	bitmap_free(set, s->pages);
 	return ret;
 }
 

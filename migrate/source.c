@@ -305,10 +305,11 @@ static int alloc_bitmaps(struct mig_source *s)
 	s->later = bitmap_new(s->ram_pages);
 	s->window = bitmap_new(s->ram_pages);
 	s->scratch = bitmap_new(s->ram_pages);
+	s->live = mig_source_new_live(s);
 	s->sent = bitmap_new(s->ram_pages);
 	s->pending = bitmap_new(s->ram_pages);
 	return s->todo && s->dirty && s->later && s->window && s->scratch &&
-			       s->sent && s->pending
+			       s->live && s->sent && s->pending
 		       ? 0
 		       : -ENOMEM;
 }
@@ -319,13 +320,14 @@ static void free_all(struct mig_source *s)
 	mig_crew_free(s->crew);
 	mig_session_free(s->session);
 	mig_rate_fini(&s->rate);
-	free(s->todo);
-	free(s->dirty);
-	free(s->later);
-	free(s->window);
-	free(s->scratch);
-	free(s->sent);
-	free(s->pending);
+	bitmap_free(s->todo, s->ram_pages);
+	bitmap_free(s->dirty, s->ram_pages);
+	bitmap_free(s->later, s->ram_pages);
+	bitmap_free(s->window, s->ram_pages);
+	bitmap_free(s->scratch, s->ram_pages);
+	mig_source_free_live(s);
+	bitmap_free(s->sent, s->ram_pages);
+	bitmap_free(s->pending, s->ram_pages);
 	free(s->state);
 	pthread_mutex_destroy(&s->lock);
 	free(s);

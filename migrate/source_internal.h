@@ -3,6 +3,7 @@
  *
  * source.c	the thread: what happens in which order, and what undoes it
  * source_setup.c	connections, the SETUP conversation, rejoining
+ * source_live.c	which parts of RAM hold anything
  * source_precopy.c	rounds over the dirty set, until it is time to switch
  * source_round.c	one of them, with looks at the dirty log when it takes long
  * source_switch.c	the pause: last pages, state, the run token
@@ -18,7 +19,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "migrate/bitmap.h"
 #include "migrate/converge.h"
 #include "migrate/crew.h"
 #include "migrate/net.h"
@@ -27,6 +27,7 @@
 #include "migrate/session.h"
 #include "migrate/source.h"
 #include "migrate/tracker.h"
+#include "vmm/bitmap.h"
 
 /*
  * RAM is dealt out to the data channels in stripes of 2 MiB, always the same
@@ -76,7 +77,8 @@ struct mig_source {
 	uint64_t *dirty;       /* what the last sync reported */
 	uint64_t *window;      /* written since window_begin_us (0: no look) */
 	uint64_t window_begin_us;
-	uint64_t *scratch; /* populated scan */
+	/* source_live.c: of a scan; which chunks of RAM hold anything. */
+	uint64_t *scratch, *live;
 	uint64_t barrier;
 	bool sends_ahead; /* the receiver understands AHEAD */
 	bool sends_marks; /* and answers MARK */
@@ -141,6 +143,20 @@ int mig_source_open_channels(struct mig_source *s);
 int mig_source_rejoin(struct mig_source *s, bool *ret_never_ran);
 /* The link broke before the token: tell a receiver that may wait for it. */
 void mig_source_abort_peer(struct mig_source *s);
+
+/* source_live.c; new: NULL without memory. */
+uint64_t *mig_source_new_live(const struct mig_source *s);
+void mig_source_free_live(struct mig_source *s);
+/* Sets the bits of all pages that are populated in map, which is clear. */
+int mig_source_scan_all(struct mig_source *s, uint64_t *map);
+/* Clears in dirty what was neither populated nor sent. After a scan of all. */
+int mig_source_drop_unpopulated(struct mig_source *s);
+/*
+ * The next run of words from *end (first 0) on in which any of the bitmaps may hold a
+ * bit; false: there is none.
+ */
+bool mig_source_next_live(const struct mig_source *s, size_t *first,
+			  size_t *end);
 
 /* source_precopy.c */
 int mig_source_first_round(struct mig_source *s);

@@ -1,38 +1,9 @@
 #include "migrate/source_internal.h"
 
 #include <errno.h>
-#include <string.h>
 
 #include "migrate/clock.h"
 #include "migrate/faultpoint.h"
-
-/* Pages that were dirtied but never populated hold nothing: not even read. */
-static int drop_unpopulated(struct mig_source *s)
-{
-	size_t words = bitmap_words(s->ram_pages);
-	size_t i, first;
-	int ret;
-
-	for (first = 0; first < words; first = i) {
-		for (i = first; i < words && (s->dirty[i] & ~s->sent[i]); i++)
-			s->scratch[i] = 0;
-		if (i == first) {
-			i++;
-			continue;
-		}
-		ret = vm_mem_scan_populated(
-			s->mem, first * 64 * VM_PAGE_BYTES,
-			(i < words ? (i - first) * 64 * VM_PAGE_BYTES
-				   : vm_mem_bytes(s->mem) -
-					     first * 64 * VM_PAGE_BYTES),
-			s->scratch);
-		if (ret < 0)
-			return ret;
-		for (; first < i; first++)
-			s->dirty[first] &= s->sent[first] | s->scratch[first];
-	}
-	return 0;
-}
 
 static void note_sync(struct mig_source *s, uint64_t us)
 {
@@ -47,13 +18,11 @@ static void note_sync(struct mig_source *s, uint64_t us)
 int mig_source_fetch(struct mig_source *s)
 {
 	uint64_t begin_us = mig_now_us();
-	size_t words = bitmap_words(s->ram_pages);
 	int ret;
 
-	memset(s->dirty, 0, words * sizeof(*s->dirty));
 	ret = mig_tracker_sync(s->tracker, s->dirty);
 	note_sync(s, mig_now_us() - begin_us);
-	return ret < 0 ? ret : drop_unpopulated(s);
+	return ret < 0 ? ret : mig_source_drop_unpopulated(s);
 }
 
 int mig_source_sync(struct mig_source *s)
@@ -74,7 +43,7 @@ int mig_source_first_round(struct mig_source *s)
 	uint64_t pages;
 	int ret;
 
-	ret = vm_mem_scan_populated(s->mem, 0, vm_mem_bytes(s->mem), s->todo);
+	ret = mig_source_scan_all(s, s->todo);
 	if (ret < 0)
 		return ret;
 	pages = bitmap_count(s->todo, s->ram_pages);
@@ -87,13 +56,17 @@ int mig_source_first_round(struct mig_source *s)
 /* A round that was cut short left something of the old todo. */
 uint64_t mig_source_next_todo(struct mig_source *s)
 {
-	size_t i, words = bitmap_words(s->ram_pages);
+	size_t i, end = 0;
+	uint64_t pages = 0;
 
-	for (i = 0; i < words; i++) {
-		s->todo[i] |= s->dirty[i] | s->later[i];
-		s->later[i] = 0;
+	while (mig_source_next_live(s, &i, &end)) {
+		for (; i < end; i++) {
+			s->todo[i] |= s->dirty[i] | s->later[i];
+			s->later[i] = 0;
+			pages += bitmap_count_word(s->todo[i]);
+		}
 	}
-	return bitmap_count(s->todo, s->ram_pages);
+	return pages;
 }
 
 /* Rounds until the rest fits into the downtime, or never will. */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "migrate/say.h"
+#include "vmm/bitmap.h"
 
 struct engine {
 	const char *name;
@@ -43,6 +44,14 @@ static bool has_log(const struct vm_dirty_caps *caps)
 	return true;
 }
 
+static int sync_ring(struct vm *vm, uint64_t *bitmap)
+{
+	size_t words = bitmap_words(vm_mem_pages(vm_mem(vm)));
+
+	memset(bitmap, 0, words * sizeof(*bitmap));
+	return vm_dirty_ring_collect(vm, bitmap);
+}
+
 /*
  * Best first: auto takes the first that the host has and that fits the vm. A vm
  * with rings has no dirty log and the other way round, so ring and the logs
@@ -75,7 +84,7 @@ static const struct engine engines[MIG_NR_TRACKERS] = {
 		.lacks = "needs KVM_CAP_DIRTY_LOG_RING: Linux 5.11 or later",
 		.on_host = has_ring,
 		.wants_ring = true,
-		.sync = vm_dirty_ring_collect,
+		.sync = sync_ring,
 	},
 	{
 		.name = "log",
@@ -194,8 +203,11 @@ int mig_tracker_stop(struct mig_tracker *t)
 
 int mig_tracker_sync(struct mig_tracker *t, uint64_t *bitmap)
 {
-	vm_mem_user_dirty_fetch(vm_mem(t->vm), bitmap);
-	return t->engine->sync(t->vm, bitmap);
+	int ret = t->engine->sync(t->vm, bitmap);
+
+	if (ret == 0)
+		vm_mem_user_dirty_fetch(vm_mem(t->vm), bitmap);
+	return ret;
 }
 
 int mig_tracker_rearm(struct mig_tracker *t, const uint64_t *bitmap,

@@ -33,7 +33,7 @@ const char *mig_tracker_name(const struct mig_tracker *t); /* static */
 
 int mig_tracker_start(struct mig_tracker *t);
 int mig_tracker_stop(struct mig_tracker *t);
-/* OR into bitmap, one bit per page of RAM. */
+/* bitmap becomes what was reported, one bit per page of RAM. */
 int mig_tracker_sync(struct mig_tracker *t, uint64_t *bitmap);
 /*
  * The set bits of bitmap in [first_page, first_page + nr_pages) are to be read, now

@@ -14,35 +14,8 @@
 #include <sys/mman.h>
 
 #include "compat/linux.h"
+#include "vmm/bitmap.h"
 #include "vmm/vm_internal.h"
-
-static size_t bitmap_bytes(uint64_t nr_pages)
-{
-	return (size_t)((nr_pages + 63) / 64 * 8);
-}
-
-/* Zeros that cost nothing until they are used. */
-static uint64_t *bitmap_new(uint64_t nr_pages)
-{
-	void *p = mmap(NULL, bitmap_bytes(nr_pages), PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
-static void bitmap_free(uint64_t *bitmap, uint64_t nr_pages)
-{
-	if (bitmap)
-		munmap(bitmap, bitmap_bytes(nr_pages));
-}
-
-static void bitmap_or(uint64_t *to, const uint64_t *from, uint64_t nr_pages)
-{
-	for (uint64_t i = 0; i < (nr_pages + 63) / 64; i++) {
-		if (from[i])
-			to[i] |= from[i];
-	}
-}
 
 static int ring_cap(int fd)
 {
@@ -114,15 +87,17 @@ static int set_manual(struct vm *vm, bool manual)
 	return vm_ioctl(vm->fd, KVM_ENABLE_CAP, &cap);
 }
 
-/* bitmap: NULL to forget what was reported. */
+/* Slots begin with a word (VM_LOW_RAM_MAX), so each has its own in bitmap. */
 static int fetch_slots(struct vm *vm, uint64_t *bitmap)
 {
 	const struct vm_slot *slots;
 	size_t nr = vm_mem_slots(vm->mem, &slots);
 
 	for (uint32_t i = 0; i < nr; i++) {
-		struct kvm_dirty_log log = { .slot = i,
-					     .dirty_bitmap = vm->log_scratch };
+		uint64_t page = slots[i].offset >> VM_PAGE_SHIFT;
+		struct kvm_dirty_log log = {
+			.slot = i, .dirty_bitmap = bitmap + page / 64
+		};
 		int ret;
 
 		if (vm->log_how == VM_DIRTY_LOG_WP_ALL)
@@ -130,13 +105,17 @@ static int fetch_slots(struct vm *vm, uint64_t *bitmap)
 		ret = vm_ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log);
 		if (ret < 0)
 			return ret;
-		if (bitmap)
-			bitmap_or(bitmap + (slots[i].offset >> VM_PAGE_SHIFT) /
-						   64,
-				  vm->log_scratch,
-				  slots[i].bytes >> VM_PAGE_SHIFT);
 	}
 	return 0;
+}
+
+static int forget_reported(struct vm *vm)
+{
+	uint64_t *bitmap = bitmap_new(vm_mem_pages(vm->mem));
+	int ret = bitmap ? fetch_slots(vm, bitmap) : -ENOMEM;
+
+	bitmap_free(bitmap, vm_mem_pages(vm->mem));
+	return ret;
 }
 
 /*
@@ -158,7 +137,7 @@ static int start_wp_all(struct vm *vm)
 	ret = vm_dirty_set_slots(vm, KVM_MEM_LOG_DIRTY_PAGES);
 	if (ret < 0)
 		return ret;
-	ret = fetch_slots(vm, NULL);
+	ret = forget_reported(vm);
 	if (ret < 0)
 		return ret;
 	return vm_wp_all_protect(vm);
@@ -170,7 +149,7 @@ static int start_log(struct vm *vm)
 
 	/* Rings may still hold what the last tracking left there. */
 	if (vm->ring_entries) {
-		ret = vm_dirty_ring_collect(vm, vm->log_scratch);
+		ret = vm_dirty_ring_collect(vm, NULL);
 		if (ret < 0)
 			return ret;
 	}
@@ -191,8 +170,7 @@ static int stop_log(struct vm *vm)
 		vm_wp_all_drop(vm);
 		vm_wp_all_enable_flags(vm, false);
 	}
-	bitmap_free(vm->log_scratch, vm_mem_pages(vm->mem));
-	vm->log_scratch = NULL;
+	vm->logging = false;
 	return set_manual(vm, false);
 }
 
@@ -200,13 +178,11 @@ int vm_dirty_log_start(struct vm *vm, enum vm_dirty_log how)
 {
 	int ret;
 
-	if (vm->log_scratch)
+	if (vm->logging)
 		return -EALREADY;
 	if (how != VM_DIRTY_LOG_FETCH && vm->ring_entries)
 		return -EINVAL;
-	vm->log_scratch = bitmap_new(vm_mem_pages(vm->mem));
-	if (!vm->log_scratch)
-		return -ENOMEM;
+	vm->logging = true;
 	vm->log_how = how;
 	ret = how == VM_DIRTY_LOG_WP_ALL ? start_wp_all(vm) : start_log(vm);
 	if (ret < 0)
@@ -216,7 +192,7 @@ int vm_dirty_log_start(struct vm *vm, enum vm_dirty_log how)
 
 int vm_dirty_log_stop(struct vm *vm)
 {
-	return vm->log_scratch ? stop_log(vm) : 0;
+	return vm->logging ? stop_log(vm) : 0;
 }
 
 /*
@@ -228,7 +204,7 @@ int vm_dirty_log_fetch(struct vm *vm, uint64_t *bitmap)
 {
 	int ret;
 
-	if (!vm->log_scratch)
+	if (!vm->logging)
 		return -EINVAL;
 	ret = fetch_slots(vm, bitmap);
 	if (ret == 0 && vm->log_how == VM_DIRTY_LOG_WP_ALL)
@@ -256,7 +232,7 @@ int vm_dirty_log_clear(struct vm *vm, const uint64_t *bitmap,
 	size_t nr = vm_mem_slots(vm->mem, &slots);
 	uint64_t ram_pages = vm_mem_pages(vm->mem);
 
-	if (!vm->log_scratch || vm->log_how != VM_DIRTY_LOG_MANUAL ||
+	if (!vm->logging || vm->log_how != VM_DIRTY_LOG_MANUAL ||
 	    first_page % 64 || first_page > ram_pages ||
 	    nr_pages > ram_pages - first_page ||
 	    (nr_pages % 64 && first_page + nr_pages != ram_pages))
@@ -327,7 +303,6 @@ void vm_dirty_fini(struct vm *vm)
 	if (!vm->mem)
 		return;
 	bitmap_free(vm->ring_bitmap, vm_mem_pages(vm->mem));
-	bitmap_free(vm->log_scratch, vm_mem_pages(vm->mem));
 }
 
 /* slot: address space in the upper half, of which x86 uses 0 and, in SMM, 1. */
@@ -517,8 +492,7 @@ int vm_dirty_ring_collect(struct vm *vm, uint64_t *bitmap)
 	if (ret >= 0) {
 		if (vm->ring_broken)
 			note_all(vm);
-		bitmap_or(bitmap, vm->ring_bitmap, pages);
-		madvise(vm->ring_bitmap, bitmap_bytes(pages), MADV_DONTNEED);
+		bitmap_move(bitmap, vm->ring_bitmap, pages);
 	}
 	pthread_mutex_unlock(&vm->ring_lock);
 	return ret < 0 ? ret : 0;

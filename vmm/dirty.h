@@ -46,8 +46,10 @@ enum vm_dirty_log {
 int vm_dirty_log_start(struct vm *vm, enum vm_dirty_log how);
 int vm_dirty_log_stop(struct vm *vm);
 
-/* KVM_GET_DIRTY_LOG of all slots, ORed into bitmap. Clears it, and protects
- * again, unless manual. */
+/*
+ * bitmap becomes KVM_GET_DIRTY_LOG of all slots. Clears it, and protects again, unless
+ * manual.
+ */
 int vm_dirty_log_fetch(struct vm *vm, uint64_t *bitmap);
 /*
  * KVM_CLEAR_DIRTY_LOG: the set bits of bitmap in [first_page, + nr_pages) are
@@ -58,11 +60,12 @@ int vm_dirty_log_clear(struct vm *vm, const uint64_t *bitmap,
 		       uint64_t first_page, uint64_t nr_pages);
 
 /*
- * Harvest every vCPU's ring into bitmap, then KVM_RESET_DIRTY_RINGS protects
- * what was harvested. vCPUs may run. What vCPU threads harvested themselves
- * when a ring was full is included. Once a ring was overrun, which KVM should not
- * allow, or a reset cut short, every page is reported each time: nobody knows what
- * is no longer protected, nor where KVM's and our idea of the ring part.
+ * Harvest every vCPU's ring and OR that into bitmap (NULL: forget it), then
+ * KVM_RESET_DIRTY_RINGS protects what was harvested. vCPUs may run. What vCPU
+ * threads harvested themselves when a ring was full is included. Once a ring was
+ * overrun, which KVM should not allow, or a reset cut short, every page is reported
+ * each time: nobody knows what is no longer protected, nor where KVM's and our idea
+ * of the ring part.
  */
 int vm_dirty_ring_collect(struct vm *vm, uint64_t *bitmap);
 

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "vmm/bitmap.h"
 #include "vmm/mem_internal.h"
 
 static const char *const backend_names[VM_MEM_NR_BACKENDS] = {
@@ -114,15 +115,8 @@ static void lay_out_slots(struct vm_mem *m)
  */
 static int map_user_dirty(struct vm_mem *m)
 {
-	void *p;
-
-	m->user_dirty_bytes = (vm_mem_pages(m) + 63) / 64 * 8;
-	p = mmap(NULL, m->user_dirty_bytes, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (p == MAP_FAILED)
-		return -errno;
-	m->user_dirty = p;
-	return 0;
+	m->user_dirty = (_Atomic(uint64_t) *)bitmap_new(vm_mem_pages(m));
+	return m->user_dirty ? 0 : -ENOMEM;
 }
 
 static bool size_is_good(uint64_t ram_bytes, enum vm_mem_backend backend)
@@ -172,8 +166,7 @@ void vm_mem_free(struct vm_mem *m)
 {
 	if (!m)
 		return;
-	if (m->user_dirty)
-		munmap(m->user_dirty, m->user_dirty_bytes);
+	bitmap_free((uint64_t *)m->user_dirty, vm_mem_pages(m));
 	if (m->reserved)
 		munmap(m->reserved, m->reserved_bytes);
 	if (m->fd >= 0)
@@ -307,20 +300,25 @@ void vm_mem_mark_dirty(struct vm_mem *m, uint64_t offset, uint64_t bytes)
 
 int vm_mem_user_dirty_start(struct vm_mem *m)
 {
+	size_t nr_words = bitmap_words(vm_mem_pages(m));
+
 	if (atomic_load(&m->user_dirty_on))
 		return -EALREADY;
 	/* Also what a mark that raced with the last stop left behind. */
-	if (madvise(m->user_dirty, m->user_dirty_bytes, MADV_DONTNEED) < 0)
-		return -errno;
+	for (size_t i = 0; i < nr_words; i++) {
+		if (atomic_load_explicit(&m->user_dirty[i],
+					 memory_order_relaxed))
+			atomic_store(&m->user_dirty[i], 0);
+	}
 	atomic_store(&m->user_dirty_on, true);
 	return 0;
 }
 
 void vm_mem_user_dirty_fetch(struct vm_mem *m, uint64_t *bitmap)
 {
-	uint64_t nr_words = m->user_dirty_bytes / 8;
+	size_t nr_words = bitmap_words(vm_mem_pages(m));
 
-	for (uint64_t i = 0; i < nr_words; i++) {
+	for (size_t i = 0; i < nr_words; i++) {
 		if (atomic_load_explicit(&m->user_dirty[i],
 					 memory_order_relaxed))
 			bitmap[i] |= atomic_exchange(&m->user_dirty[i], 0);

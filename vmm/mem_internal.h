@@ -23,7 +23,6 @@ struct vm_mem {
 	size_t nr_slots;
 	/* Any thread, atomically. */
 	_Atomic(uint64_t) *user_dirty;
-	uint64_t user_dirty_bytes;
 	atomic_bool user_dirty_on;
 	atomic_uint nr_holds;
 };

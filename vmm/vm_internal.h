@@ -93,7 +93,7 @@ struct vm {
 	bool devices_run; /* between vm_resume() and vm_pause() */
 
 	/* The thread that tracks dirty pages. */
-	uint64_t *log_scratch; /* one slot's bitmap; NULL: not logging */
+	bool logging;
 	enum vm_dirty_log log_how;
 
 	pthread_mutex_t ring_lock;

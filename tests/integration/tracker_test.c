@@ -18,8 +18,8 @@
 #include <unistd.h>
 
 #include "harness.h"
-#include "migrate/bitmap.h"
 #include "migrate/tracker.h"
+#include "vmm/bitmap.h"
 #include "vmm/vm_internal.h"
 
 struct check {
@@ -182,7 +182,6 @@ static void one_round(struct test *t, struct mig_tracker *tracker,
 	if (round % 2)
 		write_behind_kvms_back(t);
 	run_for_ms(t, 5 + round * 7 % 40);
-	memset(dirty, 0, bitmap_words(pages) * sizeof(*dirty));
 	if (mig_tracker_sync(tracker, dirty) < 0)
 		die("sync");
 	changed = compare(t, dirty, round);
@@ -233,10 +232,10 @@ static void check_tracker(const char *name, const struct check *c)
 		one_round(&t, tracker, dirty, round);
 	mig_tracker_free(tracker);
 	console_check(&t.console);
+	bitmap_free(dirty, vm_mem_pages(t.mem));
 	vm_free(t.vm);
 	console_fini(&t.console);
 	free(t.before);
-	free(dirty);
 }
 
 /* Nobody has wp-all but a kernel with our patches: a host may lack it. */

@@ -17,8 +17,8 @@
 
 #include <cmocka.h>
 
-#include "migrate/bitmap.h"
 #include "migrate/fill.h"
+#include "vmm/bitmap.h"
 
 #define RAM_BYTES (UINT64_C(32) << 20)
 #define PAGES     (RAM_BYTES / VM_PAGE_BYTES)
@@ -291,8 +291,8 @@ static void check_protect(enum vm_mem_backend backend)
 	assert_true(f->writes <= bitmap_count(before, PAGES));
 	mig_fill_set_protect(f->fill, false);
 	assert_int_equal(uffd_stop(f->guest->uffd, UFFD_WP), 0);
-	free(before);
-	free(pending);
+	bitmap_free(before, PAGES);
+	bitmap_free(pending, PAGES);
 	fixture_free(f);
 }
 

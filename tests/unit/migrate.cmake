@@ -1,5 +1,5 @@
 foreach(name phase converge cpu_check disk_copy hardware rate flight waits
-		complete_codec collapse)
+		complete_codec collapse source_live)
 	add_executable(${name}_test ${name}_test.c)
 	target_link_libraries(${name}_test PRIVATE migrate PkgConfig::CMOCKA)
 	add_test(NAME unit/${name}_test COMMAND ${name}_test)
