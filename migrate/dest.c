@@ -418,6 +418,8 @@ static int receive(struct mig_dest *d)
 
 	ret = setup(d);
 	if (ret == 0)
+		ret = mig_dest_add_ram(d);
+	if (ret == 0)
 		ret = mig_dest_switchover(d);
 	if (ret == 0)
 		ret = recv_token(d);

@@ -248,33 +248,47 @@ static int take_barrier(struct mig_receiver *r, const struct inbox *in)
 	return 0;
 }
 
-/* True for the channel that is the last to see it. */
+/*
+ * True for the channel that is the last to see it; not while the guest could not run
+ * here yet, since the source stops it on our word (mig_dest_add_ram).
+ */
 static bool note_mark(struct mig_receiver *r, uint64_t seq)
 {
 	struct mig_dest *d = r->d;
 	unsigned int i = 0;
+	bool all;
 
 	pthread_mutex_lock(&d->lock);
 	d->marks[r->channel] = seq;
 	while (i < d->session->channels && d->marks[i] >= seq)
 		i++;
+	all = i == d->session->channels;
+	if (all && !d->has_ram) {
+		d->due_mark = seq;
+		all = false;
+	}
 	pthread_mutex_unlock(&d->lock);
-	return i == d->session->channels;
+	return all;
+}
+
+int mig_dest_send_marked(struct mig_dest *d, uint64_t mark)
+{
+	Vmmd__Marked msg = VMMD__MARKED__INIT;
+
+	msg.mark = mark;
+	return mig_link_send(d->session->link, PROTO_MARKED, &msg.base);
 }
 
 /* The source stops the guest only when all that it has sent was read. */
 static int take_mark(struct mig_receiver *r, const struct inbox *in)
 {
-	Vmmd__Marked msg = VMMD__MARKED__INIT;
-
 	if (!is_bulk(r) || saw_barrier(r) ||
 	    in->batch.seq <= r->d->marks[r->channel])
 		return -EBADMSG;
 	mig_fault_point(r->d->session, "mark");
-	if (!note_mark(r, in->batch.seq))
-		return 0;
-	msg.mark = in->batch.seq;
-	return mig_link_send(r->d->session->link, PROTO_MARKED, &msg.base);
+	return note_mark(r, in->batch.seq)
+		       ? mig_dest_send_marked(r->d, in->batch.seq)
+		       : 0;
 }
 
 /* urgent_lock is held, by the receiver or by who joins it. */

@@ -61,9 +61,11 @@ struct mig_dest {
 	struct mig_session *session;
 	uint64_t barriers[PROTO_CHANNELS_MAX]; /* last one seen on each */
 	uint64_t marks[PROTO_CHANNELS_MAX];    /* likewise */
+	uint64_t due_mark; /* MARKED, but for has_ram; 0: none */
 	char error[MIG_ERROR_BYTES];
 	struct mig_stats stats;
 	struct mig_guest *guest;
+	bool has_ram;      /* the guest's machine is whole */
 	bool handed_over;  /* the guest is the caller's */
 	bool guest_runs;   /* so it may be handed over */
 	bool running_told; /* RUNNING was sent, so COMPLETE may follow */
@@ -158,8 +160,15 @@ int mig_dest_wait_channels(struct mig_dest *d);
 
 /* dest_setup.c: builds the guest or answers with every reason. */
 int mig_dest_agree(struct mig_dest *d, const Vmmd__Setup *setup);
+/*
+ * What the machine still lacks, while the first pages come: nothing is MARKED before,
+ * but then what is due. The guest of a postcopy stops at once, so its machine has been
+ * whole from the start.
+ */
+int mig_dest_add_ram(struct mig_dest *d);
 
 /* dest_channel.c */
+int mig_dest_send_marked(struct mig_dest *d, uint64_t mark);
 int mig_dest_start_receivers(struct mig_dest *d);
 /* What the data channels bring, until their barrier, the guest waits for: or not. */
 void mig_dest_receivers_urgent(struct mig_dest *d, bool urgent);

@@ -9,10 +9,12 @@
 
 #include "migrate/clock.h"
 #include "migrate/cpu_check.h"
+#include "migrate/faultpoint.h"
 #include "migrate/hardware_codec.h"
 #include "proto/wire.h"
 #include "uffd/uffd.h"
 #include "vmm/device.h"
+#include "vmm/urgent.h"
 
 #define REASONS_MAX 64
 
@@ -188,17 +190,23 @@ static int alloc_bitmaps(struct mig_dest *d)
 	return d->received && d->suspect ? 0 : -ENOMEM;
 }
 
+static enum mig_mode mode_of(const Vmmd__Setup *m)
+{
+	enum mig_mode mode = MIG_MODE_PRECOPY;
+
+	mig_mode_parse(m->mode, &mode);
+	return mode;
+}
+
 /* What postcopy will need: descriptors and threads are missed now, not in the pause. */
 static void open_uffd(struct mig_dest *d, const Vmmd__Setup *m,
 		      struct reasons *r)
 {
-	enum mig_mode mode = MIG_MODE_PRECOPY;
 	struct uffd *u;
 	char *err = NULL;
 	int ret;
 
-	mig_mode_parse(m->mode, &mode);
-	if (mode == MIG_MODE_PRECOPY)
+	if (mode_of(m) == MIG_MODE_PRECOPY)
 		return;
 	ret = mig_guest_uffd(d->guest, &u, &err);
 	if (ret < 0)
@@ -206,6 +214,59 @@ static void open_uffd(struct mig_dest *d, const Vmmd__Setup *m,
 		       "mode %s needs userfaultfd here: %s (or use --mode "
 		       "precopy)",
 		       m->mode, err ? err : strerror(-ret));
+	free(err);
+}
+
+/* Nobody waits for it, so it does not keep others from the cores. */
+static int give_ram(struct mig_dest *d, char **err)
+{
+	int ret;
+
+	vm_thread_urgent(pthread_self(), false);
+	ret = vm_add_ram(d->guest->vm, err);
+	vm_thread_urgent(pthread_self(), true);
+	return ret;
+}
+
+/* *ret_due: the mark that waited for it, or 0. */
+static void note_ram(struct mig_dest *d, uint64_t *ret_due)
+{
+	pthread_mutex_lock(&d->lock);
+	d->has_ram = true;
+	*ret_due = d->due_mark;
+	pthread_mutex_unlock(&d->lock);
+}
+
+int mig_dest_add_ram(struct mig_dest *d)
+{
+	char *err = NULL;
+	uint64_t due;
+	int ret;
+
+	if (d->has_ram)
+		return 0;
+	mig_fault_point(d->session, "ram");
+	ret = give_ram(d, &err);
+	if (ret < 0) {
+		mig_dest_say(d, err ? err : strerror(-ret));
+		free(err);
+		return ret;
+	}
+	note_ram(d, &due);
+	return due ? mig_dest_send_marked(d, due) : 0;
+}
+
+/* No channel has been opened, so nothing is due. */
+static void add_ram_now(struct mig_dest *d, struct reasons *r)
+{
+	char *err = NULL;
+	uint64_t none;
+	int ret = give_ram(d, &err);
+
+	if (ret == 0)
+		note_ram(d, &none);
+	else
+		object(r, "%s", err ? err : strerror(-ret));
 	free(err);
 }
 
@@ -217,6 +278,7 @@ static int build(struct mig_dest *d, const Vmmd__Setup *m,
 	const struct mig_objector o = { on_line, r };
 	struct vm_config cfg = {
 		.ram_bytes = m->ram_bytes,
+		.ram_later = true,
 		.nr_cpus = m->nr_cpus,
 		.mem_backend = backend,
 		.dirty_ring_entries = d->cfg.dirty_ring_entries,
@@ -239,6 +301,8 @@ static int build(struct mig_dest *d, const Vmmd__Setup *m,
 	check_devices(m, d->guest->vm, r);
 	mig_hardware_compare(hw, d->guest->vm, &o);
 	open_uffd(d, m, r);
+	if (r->nr == 0 && mode_of(m) == MIG_MODE_POSTCOPY)
+		add_ram_now(d, r);
 	return 0;
 }
 

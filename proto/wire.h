@@ -69,7 +69,7 @@ enum proto_type {
 	PROTO_PING,         /* either way */
 	PROTO_REJOIN_REPLY, /* d->s */
 	PROTO_URGENT,       /* s->d before STATE; may go unheeded */
-	PROTO_MARKED,       /* d->s: all channels' marks were read */
+	PROTO_MARKED,       /* d->s: all marks were read, and RAM is there */
 	PROTO_NR_TYPES
 };
 
@@ -108,7 +108,7 @@ enum proto_batch_type {
 	PROTO_BATCH_BARRIER,  /* no runs: all before seq has been sent */
 	PROTO_BATCH_WANT,     /* fault channel, d->s: please send these now */
 	PROTO_BATCH_AHEAD, /* precopy: most likely data for these comes next */
-	PROTO_BATCH_MARK   /* precopy, no runs: say MARKED when seq was read */
+	PROTO_BATCH_MARK   /* precopy, no runs: read, and then to be MARKED */
 };
 
 /* Pages from the start of RAM. Zero runs may be long: see the decoder. */

@@ -100,16 +100,24 @@ static int ram_error(const struct vm_config *cfg, int ret, char **err)
 		      (unsigned long long)cfg->ram_bytes, strerror(-ret));
 }
 
+int vm_add_ram(struct vm *vm, char **err)
+{
+	int ret = vm_dirty_set_slots(vm, 0);
+
+	return ret < 0 ? vm_err(err, ret, "KVM_SET_USER_MEMORY_REGION: %s",
+				strerror(-ret))
+		       : 0;
+}
+
 static int set_up_memory(struct vm *vm, const struct vm_config *cfg, char **err)
 {
 	int ret = vm_mem_new(cfg->ram_bytes, cfg->mem_backend, &vm->mem);
 
 	if (ret < 0)
 		return ram_error(cfg, ret, err);
-	ret = vm_dirty_set_slots(vm, 0);
+	ret = cfg->ram_later ? 0 : vm_add_ram(vm, err);
 	if (ret < 0)
-		return vm_err(err, ret, "KVM_SET_USER_MEMORY_REGION: %s",
-			      strerror(-ret));
+		return ret;
 	vm->ring_entries = cfg->dirty_ring_entries;
 	ret = vm_dirty_ring_init(vm);
 	if (ret < 0)

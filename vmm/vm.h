@@ -72,6 +72,7 @@ void vm_boot_files_fini(struct vm_boot_files *f);
 
 struct vm_config {
 	uint64_t ram_bytes;
+	bool ram_later;       /* KVM does not get it before vm_add_ram() */
 	unsigned int nr_cpus; /* 1..VM_CPUS_MAX */
 	enum vm_mem_backend mem_backend;
 	/*
@@ -101,6 +102,12 @@ struct vm_config {
  */
 int vm_new(const struct vm_config *cfg, const struct vm_ops *ops, void *ctx,
 	   struct vm **ret_vm, char **err);
+/*
+ * For a machine made with ram_later: once, before it runs or its state is loaded. RAM
+ * itself can be used before. Where KVM needs a word per page of its own (without
+ * two-dimensional paging) this takes half a millisecond per GiB. err: as vm_new().
+ */
+int vm_add_ram(struct vm *vm, char **err);
 /*
  * Stops and joins the threads of vCPUs and devices, closes KVM, unmaps RAM. Any
  * userfaultfd over the RAM must have been closed or unregistered before (a vCPU

@@ -31,7 +31,7 @@ STALL_S = 5
 SOURCE_BEFORE = ("setup", "agreed", "round1", "look", "round2", "mark",
                  "stopped", "unlocked", "state-sent", "ready", "before-token")
 SOURCE_AFTER = ("after-token", "postcopy")
-DESTINATION_BEFORE = ("setup", "agreed", "mark", "stopped", "locked")
+DESTINATION_BEFORE = ("setup", "agreed", "ram", "mark", "stopped", "locked")
 DESTINATION_AFTER = ("before-running", "running", "postcopy", "drained")
 
 BEFORE = ([("source", point) for point in SOURCE_BEFORE] +
@@ -323,9 +323,10 @@ def test_stalled_at(host, side, point):
     settle(host, guest, destination, result)
 
 
-def test_it_runs_until_all_that_was_sent_is_read(host):
-    """A receiver that is behind costs the migration time, and not the guest."""
-    guest, destination = start(host, "destination", "mark", "stall")
+@pytest.mark.parametrize("point", ["ram", "mark"])
+def test_it_runs_until_all_that_was_sent_is_read(host, point):
+    """A receiver that is behind, or has no machine yet, costs time, and not the guest."""
+    guest, destination = start(host, "destination", point, "stall")
     result = host.start_migrate(guest, destination.uri, *FIT).wait()
     assert result.status == DONE, result
     assert result.json["total_ms"] >= STALL_S * 1000, result
