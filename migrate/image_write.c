@@ -102,8 +102,8 @@ static void remove_tmp(struct mig_image_writer *w, const char *name, int tmp_fd)
 	unlinkat(w->parent_fd, name, AT_REMOVEDIR);
 }
 
-/* -EBUSY when somebody holds it. */
-static int lock_tmp(struct mig_image_writer *w, const char *name, int *ret_fd)
+/* A descriptor of it; -EBUSY when somebody else holds it. */
+static int lock_tmp(struct mig_image_writer *w, const char *name)
 {
 	int fd = openat(w->parent_fd, name,
 			O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -116,8 +116,7 @@ static int lock_tmp(struct mig_image_writer *w, const char *name, int *ret_fd)
 		close(fd);
 		return ret;
 	}
-	*ret_fd = fd;
-	return 0;
+	return fd;
 }
 
 /* ".NAME.tmp-" and digits: a try at this very snapshot. */
@@ -148,8 +147,10 @@ static void remove_leftovers(struct mig_image_writer *w)
 		return;
 	}
 	while ((e = readdir(parent)) != NULL) {
-		if (!is_tmp_of(w, e->d_name) ||
-		    lock_tmp(w, e->d_name, &tmp_fd) < 0)
+		if (!is_tmp_of(w, e->d_name))
+			continue;
+		tmp_fd = lock_tmp(w, e->d_name);
+		if (tmp_fd < 0)
 			continue;
 		remove_tmp(w, e->d_name, tmp_fd);
 		close(tmp_fd);
@@ -169,9 +170,13 @@ static int make_tmp(struct mig_image_writer *w, char **err)
 	remove_leftovers(w);
 	ret = mkdirat(w->parent_fd, w->tmp_name, 0700) < 0 ? -errno : 0;
 	if (ret == 0)
-		ret = lock_tmp(w, w->tmp_name, &w->tmp_fd);
-	errno = -ret;
-	return ret < 0 ? say_errno(err, w->dir, w->tmp_name) : 0;
+		ret = lock_tmp(w, w->tmp_name);
+	if (ret < 0) {
+		errno = -ret;
+		return say_errno(err, w->dir, w->tmp_name);
+	}
+	w->tmp_fd = ret;
+	return 0;
 }
 
 static int create_file(struct mig_image_writer *w, const char *name, char **err)
