@@ -2,8 +2,10 @@
 
 #include <immintrin.h>
 #include <xxhash.h>
+#ifdef XXHASH_DISPATCHES
 /* The same functions, as wide as the CPU that we run on allows. */
 #include <xxh_x86dispatch.h>
+#endif
 
 uint64_t proto_page_sum(uint64_t page, const void *data)
 {
