@@ -19,13 +19,15 @@ from pathlib import Path
 import pytest
 
 from proxy import Proxy
-from vmmd import ATTENTION, DONE, FAILED, FIT, MIB, wait_until
+from vmmd import (ATTENTION, DONE, FAILED, FIT, MIB, PATIENCE_S,
+                  wait_until)
 
 BUSY = "mem=16M work=dirty hb=50"
 RESTING = "mem=16M work=fill hb=50"  # faults in next to nothing by itself
 FAULTING = "mem=16M work=sparse rate=1000 hb=50"  # a page here, a page there
 SLOW = ("--max-bandwidth", 16 * MIB)
 STALL_S = 5
+LINGER_S = 30  # migrate/dest_rejoin.c
 
 # Points of the source and of the destination, before and after the token.
 SOURCE_BEFORE = ("setup", "agreed", "round1", "look", "round2", "mark",
@@ -92,11 +94,18 @@ def goes_on_here(host, guest):
     guest.verify()
 
 
+def has_the_guest(host, vmm):
+    """It alone; soon: who has not been told of the end waits for its source a while."""
+    wait_until(lambda: host.owners_running() == [vmm.name],
+               lambda: f"the guest in {vmm.name} alone: {host.owners_running()}",
+               PATIENCE_S + LINGER_S)
+
+
 def arrived(host, guest, destination):
     assert guest.vmm.wait_exit() == DONE, guest.vmm.errors()
     guest.moved_to(destination)
     guest.verify()
-    assert host.owners_running() == [destination.name]
+    has_the_guest(host, destination)
 
 
 def resume(host, guest, uri):
@@ -427,7 +436,7 @@ def disk_guest(host, env=None):
 def runs_with_its_disk(host, guest, watch):
     """It lives, and its process has the lock."""
     guest.wait_beats(2)
-    assert host.owners_running() == [guest.vmm.name]
+    has_the_guest(host, guest.vmm)
     assert [vmm.name for vmm in watch.holders()] == [guest.vmm.name]
     assert watch.locked()
 
