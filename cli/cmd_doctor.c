@@ -151,6 +151,9 @@ static void look_at_uffd(struct doctor *d)
 	finding(d, "userfaultfd on hugetlbfs", OPTIONAL, caps.hugetlbfs,
 		"write protection for --mem-backend hugetlb; %s",
 		caps.hugetlbfs ? "usable" : "needs Linux 5.19 or newer");
+	finding(d, "userfaultfd moves pages", OPTIONAL, caps.move,
+		"anonymous memory arrives huge by postcopy; %s",
+		caps.move ? "usable" : "needs Linux 6.8");
 }
 
 static void look_at_pagemap(struct doctor *d)

@@ -17,6 +17,20 @@
 #define MADV_COLLAPSE 25
 #endif
 
+/* Linux 6.8: uapi/linux/userfaultfd.h */
+#ifndef UFFDIO_MOVE
+#define UFFD_FEATURE_MOVE (1 << 16)
+#define UFFDIO_MOVE       _IOWR(UFFDIO, 0x05, struct uffdio_move)
+
+struct uffdio_move {
+	__u64 dst;
+	__u64 src;
+	__u64 len;
+	__u64 mode;
+	__s64 move;
+};
+#endif
+
 /* PAGEMAP_SCAN, Linux 6.7: uapi/linux/fs.h */
 #ifndef PAGEMAP_SCAN
 #define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)

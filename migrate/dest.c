@@ -407,6 +407,8 @@ void mig_dest_complete(struct mig_dest *d)
 	d->stats.total_us = mig_now_us() - d->begin_us;
 	pthread_mutex_unlock(&d->lock);
 	mig_fill_free(fill);
+	for (unsigned int i = 0; i < PROTO_CHANNELS_MAX; i++)
+		mig_block_trim(&d->blocks[i]);
 	mig_dest_step(d, ON_DRAINED);
 }
 
@@ -465,6 +467,8 @@ static void init_locks(struct mig_dest *d)
 	pthread_mutexattr_destroy(&lends);
 	pthread_mutex_init(&d->lock, NULL);
 	mig_dest_init_askers(d);
+	for (unsigned int i = 0; i < PROTO_CHANNELS_MAX; i++)
+		mig_block_init(&d->blocks[i]);
 	pthread_mutex_init(&d->doom_lock, NULL);
 }
 
@@ -486,6 +490,8 @@ static void free_storage(struct mig_dest *d)
 	bitmap_free(d->suspect, d->ram_pages);
 	pthread_mutex_destroy(&d->urgent_lock);
 	mig_dest_fini_askers(d);
+	for (unsigned int i = 0; i < PROTO_CHANNELS_MAX; i++)
+		mig_block_fini(&d->blocks[i]);
 	pthread_mutex_destroy(&d->doom_lock);
 	pthread_mutex_destroy(&d->lock);
 	pthread_cond_destroy(&d->changed);

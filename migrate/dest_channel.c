@@ -22,7 +22,7 @@ struct inbox {
 	struct proto_batch batch;
 	uint8_t head[PROTO_BATCH_HEAD_MAX];
 	struct iovec iov[PROTO_BATCH_PAGES_MAX];
-	uint8_t *pages;         /* staging, postcopy only */
+	uint8_t *pages;         /* postcopy: what makes no block */
 	struct proto_run ahead; /* memory is ready for these */
 };
 
@@ -35,6 +35,12 @@ static uint8_t *page_hva(struct mig_dest *d, uint64_t page)
 static bool is_bulk(const struct mig_receiver *r)
 {
 	return r->channel < PROTO_CHANNELS_MAX;
+}
+
+/* Of a bulk channel. */
+static struct mig_block *block_of(const struct mig_receiver *r)
+{
+	return &r->d->blocks[r->channel];
 }
 
 static int read_head(struct mig_receiver *r, struct inbox *in)
@@ -160,16 +166,15 @@ static void zeros_to_ram(struct mig_dest *d, const struct proto_run *run)
 
 /* ---- postcopy: through the fill ---- */
 
-static int check_sums(const struct inbox *in)
+static int check_sums(const struct proto_batch *b, const uint8_t *pages)
 {
-	const struct proto_batch *b = &in->batch;
 	uint32_t i, sum = 0;
 	uint64_t j;
 
 	for (i = 0; i < b->nr_runs; i++) {
 		for (j = 0; j < b->runs[i].nr_pages; j++, sum++) {
 			if (proto_page_sum(b->runs[i].first_page + j,
-					   in->pages + sum * VM_PAGE_BYTES) !=
+					   pages + sum * VM_PAGE_BYTES) !=
 			    b->sums[sum])
 				return -EBADMSG;
 		}
@@ -178,6 +183,25 @@ static int check_sums(const struct inbox *in)
 }
 
 /* The guest is stopped over there: a wrong sum is damage, and nothing else. */
+static int read_pages(struct mig_receiver *r, const struct proto_batch *b,
+		      uint8_t *pages)
+{
+	uint64_t bytes = b->nr_sums * VM_PAGE_BYTES;
+	int ret = mig_net_read(r->fd, pages, bytes);
+
+	if (is_bulk(r))
+		mig_flight_took(&r->flight, r->fd, bytes, mig_now_us());
+	return ret < 0 ? ret : check_sums(b, pages);
+}
+
+static int data_to_block(struct mig_receiver *r, const struct proto_batch *b,
+			 uint8_t *room)
+{
+	int ret = read_pages(r, b, room);
+
+	return ret < 0 ? ret : mig_block_add(block_of(r), b->nr_sums);
+}
+
 static int data_to_fill(struct mig_receiver *r, struct inbox *in,
 			struct mig_fill *fill)
 {
@@ -190,12 +214,7 @@ static int data_to_fill(struct mig_receiver *r, struct inbox *in,
 		in->pages = malloc(PROTO_BATCH_PAGES_MAX * VM_PAGE_BYTES);
 	if (!in->pages)
 		return -ENOMEM;
-	ret = mig_net_read(r->fd, in->pages, b->nr_sums * VM_PAGE_BYTES);
-	if (is_bulk(r))
-		mig_flight_took(&r->flight, r->fd, b->nr_sums * VM_PAGE_BYTES,
-				mig_now_us());
-	if (ret == 0)
-		ret = check_sums(in);
+	ret = read_pages(r, b, in->pages);
 	at = in->pages;
 	for (i = 0; ret == 0 && i < b->nr_runs; i++) {
 		ret = mig_fill_place(fill, b->runs[i].first_page,
@@ -205,22 +224,42 @@ static int data_to_fill(struct mig_receiver *r, struct inbox *in,
 	return ret;
 }
 
+/*
+ * Not before the source's word that the guest may run: until then a session that breaks
+ * takes the fill with it, under locks that who gives a page out of a block may take
+ * (mig_dest_on_broken).
+ */
+static bool makes_blocks(const struct mig_receiver *r)
+{
+	return is_bulk(r) && mig_phase(&r->d->phases) >= MIG_COMMIT;
+}
+
 /* ---- both ---- */
 
 static int take_data(struct mig_receiver *r, struct inbox *in)
 {
 	struct mig_fill *fill = atomic_load(&r->d->fill);
+	const struct proto_batch *b = &in->batch;
+	uint8_t *room = NULL;
+	int ret = 0;
 
-	atomic_fetch_add(&r->d->bytes, in->batch.nr_sums * VM_PAGE_BYTES);
-	atomic_fetch_add(&r->d->pages, in->batch.nr_sums);
-	return fill ? data_to_fill(r, in, fill) : data_to_ram(r, in);
+	atomic_fetch_add(&r->d->bytes, b->nr_sums * VM_PAGE_BYTES);
+	atomic_fetch_add(&r->d->pages, b->nr_sums);
+	if (!fill)
+		return data_to_ram(r, in);
+	if (makes_blocks(r))
+		ret = mig_block_room(block_of(r), fill,
+				     b->nr_runs == 1 ? b->runs : NULL, &room);
+	if (ret < 0)
+		return ret;
+	return room ? data_to_block(r, b, room) : data_to_fill(r, in, fill);
 }
 
 static int take_zeros(struct mig_receiver *r, struct inbox *in)
 {
 	struct mig_fill *fill = atomic_load(&r->d->fill);
 	uint32_t i;
-	int ret = 0;
+	int ret = is_bulk(r) ? mig_block_flush(block_of(r)) : 0;
 
 	for (i = 0; ret == 0 && i < in->batch.nr_runs; i++) {
 		const struct proto_run *run = &in->batch.runs[i];
@@ -329,12 +368,25 @@ static void await_batch(struct mig_receiver *r)
 	pthread_mutex_unlock(&r->d->urgent_lock);
 }
 
+/* Pages are not kept for what may never come. */
+static int await_rest_of_block(const struct mig_receiver *r)
+{
+	struct pollfd p = { .fd = r->fd, .events = POLLIN };
+
+	if (!is_bulk(r) || mig_block_is_empty(block_of(r)) ||
+	    poll(&p, 1, MIG_BLOCK_WAIT_MS) != 0)
+		return 0;
+	return mig_block_flush(block_of(r));
+}
+
 static int take_batch(struct mig_receiver *r, struct inbox *in)
 {
 	int ret;
 
 	await_batch(r);
-	ret = read_head(r, in);
+	ret = await_rest_of_block(r);
+	if (ret == 0)
+		ret = read_head(r, in);
 	if (ret < 0)
 		return ret;
 	switch (in->batch.type) {
@@ -375,6 +427,9 @@ static void *receiver_main(void *arg)
 	in = calloc(1, sizeof(*in));
 	while (in && (ret = take_batch(r, in)) == 0)
 		;
+	/* Even when it is empty: who is in mig_block_give() may use the session. */
+	if (is_bulk(r))
+		mig_block_flush(block_of(r));
 	if (ret != -ECONNRESET || !may_end(d))
 		mig_session_break(d->session, ret, "page channel: %s",
 				  ret == -EBADMSG ? "damaged data"

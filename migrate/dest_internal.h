@@ -17,6 +17,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "migrate/block.h"
 #include "migrate/dest.h"
 #include "migrate/fill.h"
 #include "migrate/flight.h"
@@ -108,6 +109,7 @@ struct mig_dest {
 		int fd; /* -1: none */
 	} askers[PROTO_CHANNELS_MAX];
 	atomic_uint nr_askers; /* set with the first fds, constant after */
+	struct mig_block blocks[PROTO_CHANNELS_MAX]; /* postcopy; a channel's */
 
 	_Atomic uint64_t bytes; /* all channels */
 	_Atomic uint64_t pages;

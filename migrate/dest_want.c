@@ -43,6 +43,16 @@ void mig_dest_close_askers(struct mig_dest *d)
 		set_fd(&d->askers[i], -1);
 }
 
+/* What a fault thread asks for is on the fill's list (block.h). */
+static bool lies_in_a_block(struct mig_dest *d, uint64_t page)
+{
+	unsigned int i = 0;
+
+	while (i < PROTO_CHANNELS_MAX && !mig_block_give(&d->blocks[i], page))
+		i++;
+	return i < PROTO_CHANNELS_MAX;
+}
+
 /*
  * Blocks at most as long as the socket's buffer is full of requests, and there
  * are never more of them than threads that can fault. A request that is lost
@@ -57,6 +67,8 @@ void mig_dest_want(void *dest, uint64_t page)
 	struct mig_asker *a = &d->askers[stripe % atomic_load(&d->nr_askers)];
 	size_t bytes;
 
+	if (lies_in_a_block(d, page))
+		return;
 	b.runs[0] = (struct proto_run){ .first_page = page, .nr_pages = 1 };
 	bytes = proto_batch_encode(&b, head);
 	pthread_mutex_lock(&a->lock);

@@ -14,6 +14,7 @@
 #define ENSURE_POLL_US 50000
 /* How long a machine that ends with pages missing may take to park. */
 #define PARK_US_MAX 200000
+#define HUGE_PAGES  (VM_HUGE_PAGE_BYTES / VM_PAGE_BYTES)
 
 struct mig_fill {
 	/* Constant: any thread. */
@@ -239,12 +240,15 @@ void mig_fill_drop(struct mig_fill *f)
 		free_storage(f);
 }
 
+/* block: data, when it lies in one. */
 static int install_run(struct mig_fill *f, uint64_t page, uint64_t nr,
-		       const uint8_t *data)
+		       const uint8_t *data, uint8_t *block)
 {
 	const uint64_t zero_pages = sizeof(zeros) / VM_PAGE_BYTES;
 	int ret = 0;
 
+	if (block && nr == HUGE_PAGES && !f->protect)
+		return uffd_move(f->uffd, page, nr, block);
 	if (data)
 		return uffd_copy(f->uffd, page, nr, data, f->protect);
 	if (!f->protect)
@@ -279,51 +283,85 @@ static uint64_t clear_run(struct mig_fill *f, uint64_t page, uint64_t nr)
 	return cleared;
 }
 
-/* install held shared. *cleared grows by what came in. */
+/* install held shared. *cleared grows by what came in; all before *ret_at are here. */
 static int place_pending(struct mig_fill *f, uint64_t page, uint64_t nr,
-			 const uint8_t *data, uint64_t *cleared)
+			 const uint8_t *data, uint8_t *block, uint64_t *cleared,
+			 uint64_t *ret_at)
 {
 	uint64_t end = page + nr;
 	uint64_t at = bitmap_next_set(f->pending, page, end);
 	int ret;
 
+	*ret_at = at;
 	if (f->ended)
 		return -EIO;
 	while (at < end) {
 		uint64_t stop = bitmap_next_clear(f->pending, at, end);
+		uint64_t offset = (at - page) * VM_PAGE_BYTES;
 
-		ret = install_run(f, at, stop - at,
-				  data ? data + (at - page) * VM_PAGE_BYTES
-				       : NULL);
+		ret = install_run(f, at, stop - at, data ? data + offset : NULL,
+				  block ? block + offset : NULL);
 		if (ret < 0)
 			return ret;
 		*cleared += clear_run(f, at, stop - at);
 		at = bitmap_next_set(f->pending, stop, end);
+		*ret_at = at;
 	}
 	return 0;
 }
 
-int mig_fill_place(struct mig_fill *f, uint64_t page, uint64_t nr,
-		   const uint8_t *data)
+static int place(struct mig_fill *f, uint64_t page, uint64_t nr,
+		 const uint8_t *data, uint8_t *block)
 {
-	uint64_t begin_us = mig_now_us(), cleared = 0;
+	uint64_t begin_us = mig_now_us(), cleared = 0, end;
 	int ret;
 
 	if (page > f->pages || nr > f->pages - page)
 		return -EINVAL;
 	pthread_rwlock_rdlock(&f->install);
-	ret = place_pending(f, page, nr, data, &cleared);
+	ret = place_pending(f, page, nr, data, block, &cleared, &end);
 	pthread_rwlock_unlock(&f->install);
-	if (ret == 0)
+	if (ret == 0 && !block)
 		atomic_fetch_add(&f->nr_duplicate, nr - cleared);
 	if (cleared == 0)
 		return ret;
-	end_waiting(f, page, nr, begin_us);
+	end_waiting(f, page, end - page, begin_us);
 	/* Exactly one call takes it to zero. */
 	if (atomic_fetch_sub(&f->nr_pending, cleared) == cleared &&
 	    f->ops->drained)
 		f->ops->drained(f->ctx);
 	return ret;
+}
+
+int mig_fill_place(struct mig_fill *f, uint64_t page, uint64_t nr,
+		   const uint8_t *data)
+{
+	return place(f, page, nr, data, NULL);
+}
+
+int mig_fill_place_block(struct mig_fill *f, uint64_t page, uint64_t nr,
+			 uint8_t *data)
+{
+	return place(f, page, nr, data, data);
+}
+
+bool mig_fill_takes_huge(const struct mig_fill *f, uint64_t page)
+{
+	uint64_t end = page + HUGE_PAGES;
+
+	return uffd_can_move(f->uffd) && page % HUGE_PAGES == 0 &&
+	       end <= f->pages &&
+	       bitmap_next_clear(f->pending, page, end) == end;
+}
+
+bool mig_fill_is_awaited(struct mig_fill *f, uint64_t page, uint64_t nr)
+{
+	bool awaited;
+
+	pthread_mutex_lock(&f->lock);
+	awaited = mig_waits_has(&f->waits, page, nr);
+	pthread_mutex_unlock(&f->lock);
+	return awaited;
 }
 
 uint64_t mig_fill_pending(const struct mig_fill *f)

@@ -8,8 +8,8 @@
  * Invariants:
  * - A pending bit is cleared only after the page is installed, so no fault
  *   thread can take a page on its way for a zero page.
- * - A page is installed by UFFDIO_COPY only, which never replaces one: no older
- *   copy can overwrite what the guest wrote.
+ * - A page is installed by UFFDIO_COPY and UFFDIO_MOVE only, which never replace
+ *   one: no older copy can overwrite what the guest wrote.
  * - From new to free RAM is held (vm_mem_hold): a pending page stays pending until
  *   it has been placed, whatever the guest offers to give back.
  * - While protect is set, pages arrive write protected, and setting it waits for
@@ -49,15 +49,30 @@ int mig_fill_new(struct mig_guest *g, uint64_t *pending,
  * Ends the fill: no op runs once it returns, g->fill is NULL, and with every page
  * here the guest's memory begins to become huge (collapse.h). NULL is fine. Not
  * from ops; and the operation's own threads are out of mig_fill_place(), those
- * that drained() has been called on included. When pages are still pending they read
- * as zero from here on, so that is only for a machine that will never run
- * again; if it runs it is parked first, as far as it can be.
+ * that drained() has been called on included; fault threads are waited for. When
+ * pages are still pending they read as zero from here on, so that is only for a
+ * machine that will never run again; if it runs it is parked first, as far as it
+ * can be.
  */
 void mig_fill_free(struct mig_fill *f);
 
 /* data NULL: zeros. Pages that are not pending are ignored. */
 int mig_fill_place(struct mig_fill *f, uint64_t page, uint64_t nr,
 		   const uint8_t *data);
+/*
+ * The same out of a block (block.h), from which some may have been placed before: these
+ * are no duplicates. data is page aligned, private anonymous memory. A huge page of
+ * which all pends becomes the guest's itself (uffd_move); data is undefined then.
+ */
+int mig_fill_place_block(struct mig_fill *f, uint64_t page, uint64_t nr,
+			 uint8_t *data);
+/* Whether the huge page that begins with page would, as far as can be told now. */
+bool mig_fill_takes_huge(const struct mig_fill *f, uint64_t page);
+/*
+ * Somebody waits for one of these pages. A fault is noted before ops->want is called.
+ * Any thread.
+ */
+bool mig_fill_is_awaited(struct mig_fill *f, uint64_t page, uint64_t nr);
 uint64_t mig_fill_pending(const struct mig_fill *f); /* how many; any thread */
 bool mig_fill_is_pending(const struct mig_fill *f, uint64_t page);
 /* A copy of the bitmap as of now, ORed into bitmap. Any thread. */

@@ -75,6 +75,15 @@ static void note(struct mig_waits *w, const struct mig_wait *wait,
 			 from_to(since_us, now_us));
 }
 
+bool mig_waits_has(const struct mig_waits *w, uint64_t page, uint64_t nr)
+{
+	size_t i = 0;
+
+	while (i < w->nr && w->list[i].page - page >= nr)
+		i++;
+	return i < w->nr;
+}
+
 void mig_waits_end(struct mig_waits *w, uint64_t page, uint64_t nr,
 		   uint64_t arrived_us)
 {
@@ -84,7 +93,7 @@ void mig_waits_end(struct mig_waits *w, uint64_t page, uint64_t nr,
 	while (i < w->nr) {
 		const struct mig_wait *wait = &w->list[i];
 
-		if (wait->page < page || wait->page - page >= nr) {
+		if (wait->page - page >= nr) {
 			i++;
 			continue;
 		}

@@ -4,7 +4,7 @@
  * Each wait is taken apart: the request, until the page was asked for; the wire,
  * until it was here; placing it, until who waits was woken.
  *
- * Threads: add, asked, end, each: under the caller's lock. read: any.
+ * Threads: add, asked, has, end: under the caller's lock. read: any.
  */
 #ifndef MIGRATE_WAITS_H
 #define MIGRATE_WAITS_H
@@ -31,11 +31,13 @@ struct mig_waits {
 };
 
 void mig_waits_fini(struct mig_waits *w);
-/* Each cpu at most once for a page. Where there is no room it is not counted. */
+/* Each cpu at most once for a page. Where there is no room it is not known of. */
 void mig_waits_add(struct mig_waits *w, uint64_t page, uint64_t since_us,
 		   int cpu);
 /* Those who wait for page have asked for it. */
 void mig_waits_asked(struct mig_waits *w, uint64_t page);
+/* Somebody waits for one of them. */
+bool mig_waits_has(const struct mig_waits *w, uint64_t page, uint64_t nr);
 /* [page, +nr) were here at arrived_us and are in place now. */
 void mig_waits_end(struct mig_waits *w, uint64_t page, uint64_t nr,
 		   uint64_t arrived_us);

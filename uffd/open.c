@@ -97,6 +97,7 @@ void uffd_probe(struct uffd_caps *ret_caps)
 		      (features & UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
 	caps->hugetlbfs = (features & UFFD_FEATURE_MISSING_HUGETLBFS) &&
 			  (features & UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
+	caps->move = features & UFFD_FEATURE_MOVE;
 	caps->usable = ret == 0 && (features & UFFD_FEATURES) == UFFD_FEATURES;
 	if (!caps->usable)
 		snprintf(caps->why, sizeof(caps->why),

@@ -49,6 +49,7 @@ struct uffd {
 	unsigned int nr_lanes;
 	struct lane lanes[UFFD_LANES_MAX];
 	atomic_uint protects; /* uffd_protect() to the handler: see there */
+	atomic_bool cannot_move;
 	/* Start and stop, one after the other; never taken by a fault thread. */
 	pthread_mutex_t control;
 	bool used[UFFD_NR_MODES]; /* under control, as is this: */
@@ -222,6 +223,54 @@ int uffd_copy(struct uffd *u, uint64_t page, uint64_t nr, const void *src,
 	      bool protect)
 {
 	return install(u, page, nr, src, protect);
+}
+
+/* As copy_some(). What has been moved has left src. */
+static int64_t move_some(const struct part *p, uint8_t *src)
+{
+	struct uffdio_move move = {
+		.dst = p->range.start,
+		.src = (uintptr_t)src,
+		.len = p->range.len,
+	};
+
+	if (ioctl(p->lane->fd, UFFDIO_MOVE, &move) == 0)
+		return (int64_t)p->range.len;
+	return move.move > 0 ? move.move : -errno;
+}
+
+/*
+ * Whatever the reason, what has not been moved still lies in src: the kernel empties an
+ * entry there only as it fills the one here. (A call that is killed may not count the
+ * last one; then it is here, and copying over it does nothing.) EINVAL is about what
+ * kind of memory this is, or says that there is no such call.
+ */
+int uffd_move(struct uffd *u, uint64_t page, uint64_t nr, void *src)
+{
+	uint8_t *from = src;
+	int ret = 0;
+
+	if (check_range(u, page, nr) < 0)
+		return -EINVAL;
+	while (nr > 0 && ret == 0) {
+		struct part p = first_part(u, page, nr);
+		int64_t done = move_some(&p, from);
+		uint64_t moved = done > 0 ? (uint64_t)done / u->page_bytes : 0;
+
+		if (done == -EINVAL)
+			atomic_store(&u->cannot_move, true);
+		ret = install(u, page + moved, p.nr - moved,
+			      from + moved * u->page_bytes, false);
+		from += p.nr * u->page_bytes;
+		page += p.nr;
+		nr -= p.nr;
+	}
+	return ret;
+}
+
+bool uffd_can_move(const struct uffd *u)
+{
+	return !atomic_load(&u->cannot_move);
 }
 
 int uffd_zero(struct uffd *u, uint64_t page, uint64_t nr)

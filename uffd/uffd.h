@@ -9,16 +9,16 @@
  *
  * Owns:    the userfaultfds and the fault threads. Borrows the mapping.
  * Threads: new, free: one thread, when nobody else uses it. start, stop: any but
- *          the fault threads, where handlers run. copy, zero, protect,
+ *          the fault threads, where handlers run. copy, move, zero, protect,
  *          unprotect: any thread.
  * Units:   page counts host pages (page_bytes) from the start of the mapping.
  * Errors:  -errno; a call that fails leaves the object as it was.
  *
  * Kernel behaviour this relies on (Documentation/admin-guide/mm/userfaultfd.rst):
  * a registered range may be registered again by the same userfaultfd with more
- * modes; UFFDIO_COPY never replaces a page (EEXIST) and wakes the waiters. And
- * (mm/userfaultfd.c of Linux 6.12): a VMA belongs to one userfaultfd, what is
- * installed in one call lies in one VMA, and who waits is woken by his own
+ * modes; UFFDIO_COPY and UFFDIO_MOVE never replace a page (EEXIST) and wake the
+ * waiters. And (mm/userfaultfd.c of Linux 6.12): a VMA belongs to one userfaultfd, what
+ * is installed in one call lies in one VMA, and who waits is woken by his own
  * userfaultfd only.
  */
 #ifndef UFFD_UFFD_H
@@ -73,7 +73,19 @@ int uffd_stop(struct uffd *u, enum uffd_mode mode);
  */
 int uffd_copy(struct uffd *u, uint64_t page, uint64_t nr, const void *src,
 	      bool protect);
-/* The same with zeros; never write protected. */
+/*
+ * As uffd_copy() without protect, but the pages of src become those at page where
+ * that can be: a huge page is moved in one piece where there was none of its pages.
+ * src is page aligned, private anonymous, writable and populated; what it holds
+ * afterwards is undefined.
+ */
+int uffd_move(struct uffd *u, uint64_t page, uint64_t nr, void *src);
+/*
+ * False once the kernel has refused to move at all: before Linux 6.8 (UFFDIO_MOVE),
+ * and where the mapping is not anonymous. Then it is no better than a copy.
+ */
+bool uffd_can_move(const struct uffd *u);
+/* uffd_copy() of zeros; never write protected. */
 int uffd_zero(struct uffd *u, uint64_t page, uint64_t nr);
 /*
  * Only between start and stop of UFFD_WP. unprotect wakes the waiters. What the
@@ -88,6 +100,7 @@ struct uffd_caps {
 	bool wp;
 	bool shmem; /* MISSING and WP on memfd memory */
 	bool hugetlbfs;
+	bool move;
 	char why[256]; /* when not usable: the reason and the cure */
 };
 void uffd_probe(struct uffd_caps *ret_caps);
