@@ -17,6 +17,7 @@
 
 #include "migrate/block.h"
 #include "tests/unit/huge_bytes.h"
+#include "tests/unit/quiet_vm.h"
 #include "vmm/bitmap.h"
 
 #define RAM_BYTES   (UINT64_C(32) << 20)
@@ -26,23 +27,6 @@
 #define READERS     3u
 #define CLAIMED_US  300
 #define PATIENCE_MS 120000
-
-static void no_event(void *ctx)
-{
-	(void)ctx;
-}
-
-static size_t no_output(void *ctx, const uint8_t *data, size_t bytes)
-{
-	(void)ctx;
-	(void)data;
-	return bytes;
-}
-
-static const struct vm_ops vm_ops = {
-	.event = no_event,
-	.serial_output = no_output,
-};
 
 static struct uffd_caps caps;
 
@@ -126,7 +110,7 @@ static struct fixture *fixture_new(enum vm_mem_backend backend)
 	assert_non_null(f);
 	f->unsent = all_set();
 	mig_block_init(&f->block);
-	if (vm_new(&cfg, &vm_ops, f, &vm, &err) < 0 ||
+	if (vm_new(&cfg, &quiet_vm_ops, f, &vm, &err) < 0 ||
 	    mig_guest_new(vm, &f->guest) < 0)
 		fail_msg("%s", err);
 	f->base = vm_mem_base(vm_mem(vm));

@@ -18,28 +18,12 @@
 #include <cmocka.h>
 
 #include "migrate/fill.h"
+#include "tests/unit/quiet_vm.h"
 #include "vmm/bitmap.h"
 
 #define RAM_BYTES (UINT64_C(32) << 20)
 #define PAGES     (RAM_BYTES / VM_PAGE_BYTES)
 #define THREADS   4u
-
-static void no_event(void *ctx)
-{
-	(void)ctx;
-}
-
-static size_t no_output(void *ctx, const uint8_t *data, size_t bytes)
-{
-	(void)ctx;
-	(void)data;
-	return bytes;
-}
-
-static const struct vm_ops vm_ops = {
-	.event = no_event,
-	.serial_output = no_output,
-};
 
 struct fixture {
 	struct mig_guest *guest;
@@ -110,7 +94,7 @@ static struct fixture *fixture_new(enum vm_mem_backend backend, uint64_t zero)
 		if (zero == 0 || i % zero != 0)
 			bitmap_set(pending, i);
 	}
-	if (vm_new(&cfg, &vm_ops, f, &vm, &err) < 0 ||
+	if (vm_new(&cfg, &quiet_vm_ops, f, &vm, &err) < 0 ||
 	    mig_guest_new(vm, &f->guest) < 0)
 		fail_msg("%s", err);
 	f->base = vm_mem_base(vm_mem(vm));

@@ -25,6 +25,7 @@
 
 #include "migrate/restore.h"
 #include "migrate/snapshot.h"
+#include "tests/unit/quiet_vm.h"
 #include "vmm/vm_internal.h"
 
 #define RAM_BYTES (UINT64_C(256) << 20)
@@ -47,22 +48,6 @@ static const uint8_t code[] = {
 	0xeb, 0xe9,                         /*	jmp 1b			*/
 };
 
-static void nothing(void *ctx)
-{
-	(void)ctx;
-}
-
-static size_t no_output(void *ctx, const uint8_t *data, size_t bytes)
-{
-	(void)ctx;
-	(void)data;
-	return bytes;
-}
-
-static const struct vm_ops vm_ops = {
-	.event = nothing,
-	.serial_output = no_output,
-};
 static const struct mig_snapshot_ops snapshot_ops = { .changed = nothing };
 static const struct mig_restore_ops restore_ops = { .changed = nothing };
 
@@ -112,7 +97,7 @@ static struct mig_guest *start_guest(enum vm_mem_backend backend)
 	char *err = NULL;
 	struct vm *vm;
 
-	if (vm_new(&cfg, &vm_ops, NULL, &vm, &err) < 0)
+	if (vm_new(&cfg, &quiet_vm_ops, NULL, &vm, &err) < 0)
 		fail_msg("%s", err);
 	assert_int_equal(mig_guest_new(vm, &g), 0);
 	assert_int_equal(vm_mem_write(vm_mem(vm), CODE_GPA, code, sizeof(code)),
@@ -213,7 +198,7 @@ static struct mig_restore *restore(bool lazy)
 	const struct mig_restore_config cfg = {
 		.dir = dir,
 		.lazy = lazy,
-		.vm_ops = &vm_ops,
+		.vm_ops = &quiet_vm_ops,
 	};
 	struct mig_restore *r;
 
