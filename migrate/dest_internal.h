@@ -6,7 +6,8 @@
  * dest_rejoin.c	MIG_PAUSED: waiting for the source to come back
  * dest_accept.c	the listener: hellos, and who they belong to
  * dest_setup.c	SETUP judged, the machine built
- * dest_channel.c	pages off the wire and into place
+ * dest_channel.c	the channels' threads: batches off the wire, marks, urgency
+ * dest_pages.c	what they bring goes into place
  * dest_want.c	pages asked for
  */
 #ifndef MIGRATE_DEST_INTERNAL_H
@@ -16,6 +17,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #include "migrate/block.h"
 #include "migrate/dest.h"
@@ -24,6 +26,7 @@
 #include "migrate/phase.h"
 #include "migrate/session.h"
 #include "proto/control.pb-c.h"
+#include "proto/wire.h"
 #include "vmm/bitmap.h"
 
 struct mig_dest;
@@ -176,6 +179,30 @@ int mig_dest_start_receivers(struct mig_dest *d);
 void mig_dest_receivers_urgent(struct mig_dest *d, bool urgent);
 /* The session is broken or over. */
 void mig_dest_stop_receivers(struct mig_dest *d);
+
+/* False: a channel of what was asked for. */
+bool mig_dest_is_bulk(const struct mig_receiver *r);
+/* The source's last word on this channel before the switch was read. */
+bool mig_dest_saw_barrier(struct mig_receiver *r);
+
+/* What a channel thread works with; too big for its stack. */
+struct mig_inbox {
+	struct proto_batch batch;
+	uint8_t head[PROTO_BATCH_HEAD_MAX];
+	struct iovec iov[PROTO_BATCH_PAGES_MAX];
+	uint8_t *pages;         /* postcopy: what makes no block */
+	struct proto_run ahead; /* memory is ready for these */
+};
+
+/*
+ * dest_pages.c: what the batch in->batch brings, its pages still to be read. On the
+ * receiver's own thread. -EBADMSG: damaged data.
+ */
+int mig_dest_take_data(struct mig_receiver *r, struct mig_inbox *in);
+int mig_dest_take_zeros(struct mig_receiver *r, struct mig_inbox *in);
+int mig_dest_take_ahead(struct mig_receiver *r, struct mig_inbox *in);
+/* Before the next batch is read: pages are not kept for what may never come. */
+int mig_dest_await_rest_of_block(const struct mig_receiver *r);
 
 /* dest_want.c: asking the source for pages. init, fini: with the dest. */
 void mig_dest_init_askers(struct mig_dest *d);
