@@ -1,11 +1,12 @@
 /*
  * tests/bench/tcpcopy.c: how fast this host copies memory over loopback TCP.
  *
- *	tcpcopy BYTES STREAMS
+ *	tcpcopy BYTES STREAMS [WAY]
  *
  * One process sends BYTES of touched memory, another receives them into touched
  * memory, over STREAMS connections with a thread each: what a migration would
- * cost if it did nothing but move bytes. Prints one JSON object.
+ * cost if it did nothing but move bytes. WAY: how it is sent (send_ways.h), else
+ * "send". Prints one JSON object; cpu_s is of both processes while they move bytes.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -16,10 +17,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "tests/bench/send_ways.h"
 
 #define STREAMS_MAX 64
 #define CHUNK_BYTES ((size_t)1 << 20)
@@ -28,6 +32,7 @@
 struct stream {
 	pthread_t thread;
 	int fd;
+	send_way *way;
 	uint8_t *base;
 	size_t bytes;
 	int error; /* -errno, once joined */
@@ -36,6 +41,7 @@ struct stream {
 struct copy {
 	size_t bytes; /* in all, a multiple of nr_streams */
 	unsigned int nr_streams;
+	send_way *way;
 	int listen_fd;
 	struct sockaddr_in addr;
 };
@@ -43,21 +49,8 @@ struct copy {
 static void *send_share(void *arg)
 {
 	struct stream *s = arg;
-	size_t done = 0;
 
-	while (done < s->bytes) {
-		size_t want = s->bytes - done;
-		ssize_t n;
-
-		if (want > CHUNK_BYTES)
-			want = CHUNK_BYTES;
-		n = send(s->fd, s->base + done, want, MSG_NOSIGNAL);
-		if (n < 0) {
-			s->error = -errno;
-			break;
-		}
-		done += (size_t)n;
-	}
+	s->error = s->way(s->fd, s->base, s->bytes);
 	return NULL;
 }
 
@@ -105,6 +98,7 @@ static int run_streams(const struct copy *c, uint8_t *base, const int *fds,
 		struct stream *s = &streams[nr_started];
 
 		s->fd = fds[nr_started];
+		s->way = c->way;
 		s->bytes = c->bytes / c->nr_streams;
 		s->base = base + nr_started * s->bytes;
 		s->error = 0;
@@ -120,12 +114,22 @@ static int run_streams(const struct copy *c, uint8_t *base, const int *fds,
 	return ret;
 }
 
+/* Of this process so far. */
+static double cpu_s(void)
+{
+	struct rusage u;
+
+	getrusage(RUSAGE_SELF, &u);
+	return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+	       (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
+}
+
 /* The receiving process: memory first, so that connecting finds it ready. */
 static int receiver(const struct copy *c)
 {
 	int fds[STREAMS_MAX];
 	uint8_t *base;
-	char done = 1;
+	double used;
 	int ret;
 
 	ret = map_touched(c->bytes, &base);
@@ -138,8 +142,10 @@ static int receiver(const struct copy *c)
 		if (fds[i] < 0)
 			return -errno;
 	}
+	used = cpu_s();
 	ret = run_streams(c, base, fds, receive_share);
-	if (ret == 0 && send(fds[0], &done, 1, MSG_NOSIGNAL) != 1)
+	used = cpu_s() - used;
+	if (ret == 0 && send(fds[0], &used, sizeof(used), MSG_NOSIGNAL) < 0)
 		ret = -errno;
 	return ret;
 }
@@ -173,12 +179,11 @@ static double now(void)
 	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
-static int sender(const struct copy *c, double *ret_seconds)
+static int sender(const struct copy *c, double *ret_seconds, double *ret_cpu_s)
 {
 	int fds[STREAMS_MAX];
 	uint8_t *base;
-	double start;
-	char done;
+	double start, used, peer;
 	int ret;
 
 	ret = map_touched(c->bytes, &base);
@@ -186,13 +191,15 @@ static int sender(const struct copy *c, double *ret_seconds)
 		ret = connect_patiently(&c->addr, &fds[i]);
 	if (ret < 0)
 		return ret;
+	used = cpu_s();
 	start = now();
 	ret = run_streams(c, base, fds, send_share);
 	if (ret < 0)
 		return ret;
-	if (recv(fds[0], &done, 1, 0) != 1)
+	if (recv(fds[0], &peer, sizeof(peer), MSG_WAITALL) != sizeof(peer))
 		return -ECONNRESET;
 	*ret_seconds = now() - start;
+	*ret_cpu_s = cpu_s() - used + peer;
 	return 0;
 }
 
@@ -217,27 +224,32 @@ static bool parse(int argc, char **argv, struct copy *ret_copy)
 	unsigned long long bytes;
 	unsigned long streams;
 
-	if (argc != 3)
+	if (argc != 3 && argc != 4)
 		return false;
 	bytes = strtoull(argv[1], NULL, 10);
 	streams = strtoul(argv[2], NULL, 10);
 	if (bytes == 0 || streams == 0 || streams > STREAMS_MAX)
 		return false;
 	*ret_copy = (struct copy){ .bytes = bytes - bytes % streams,
-				   .nr_streams = (unsigned int)streams };
-	return ret_copy->bytes > 0;
+				   .nr_streams = (unsigned int)streams,
+				   .way = send_way_named(argc == 4 ? argv[3]
+								   : "send") };
+	return ret_copy->bytes > 0 && ret_copy->way;
 }
 
 int main(int argc, char **argv)
 {
 	struct copy c;
-	double seconds = 0;
+	double seconds = 0, used = 0;
 	int status;
 	pid_t pid;
 	int ret;
 
 	if (!parse(argc, argv, &c)) {
-		fprintf(stderr, "usage: tcpcopy BYTES STREAMS(1..%d)\n",
+		fprintf(stderr,
+			"usage: tcpcopy BYTES STREAMS(1..%d) "
+			"[send|zerocopy|uring|"
+			"uring-zc|uring-zc-fixed]\n",
 			STREAMS_MAX);
 		return 2;
 	}
@@ -251,14 +263,14 @@ int main(int argc, char **argv)
 	}
 	if (pid == 0)
 		_exit(receiver(&c) < 0);
-	ret = sender(&c, &seconds);
+	ret = sender(&c, &seconds, &used);
 	if (waitpid(pid, &status, 0) == pid && status != 0 && ret == 0)
 		ret = -EIO;
 	if (ret < 0)
 		goto failed;
 	printf("{\"bytes\": %zu, \"streams\": %u, \"seconds\": %.6f, "
-	       "\"bytes_per_s\": %.0f}\n",
-	       c.bytes, c.nr_streams, seconds, (double)c.bytes / seconds);
+	       "\"bytes_per_s\": %.0f, \"cpu_s\": %.3f}\n",
+	       c.bytes, c.nr_streams, seconds, (double)c.bytes / seconds, used);
 	return 0;
 failed:
 	fprintf(stderr, "tcpcopy: %s\n", strerror(-ret));
