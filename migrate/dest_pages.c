@@ -7,6 +7,7 @@
 #include <sys/uio.h>
 
 #include "migrate/clock.h"
+#include "migrate/faultpoint.h"
 #include "migrate/net.h"
 
 #define POPULATE_PAGES_MIN 8
@@ -146,7 +147,11 @@ static int data_to_block(struct mig_receiver *r, const struct proto_batch *b,
 {
 	int ret = read_pages(r, b, room);
 
-	return ret < 0 ? ret : mig_block_add(block_of(r), b->nr_sums);
+	if (ret == 0)
+		ret = mig_block_add(block_of(r), b->nr_sums);
+	if (!mig_block_is_empty(block_of(r)))
+		mig_fault_point(r->d->session, "block");
+	return ret;
 }
 
 static int data_to_fill(struct mig_receiver *r, struct mig_inbox *in,

@@ -10,7 +10,7 @@
  *
  * Each fires once. Points, in order: setup, agreed, ram, round1, look, round2,
  * mark, stopped, unlocked, state-sent, locked, ready, before-token, after-token,
- * before-running, running, postcopy, drained; both ends pass those that concern them.
+ * before-running, running, postcopy, block, drained; both ends pass those that concern them.
  * disk-marks:lose is no point in time: disk reads are not marked as dirty
  * (vmm/virtio_blk_request.c), which a test has to notice.
  */

@@ -34,7 +34,7 @@ SOURCE_BEFORE = ("setup", "agreed", "round1", "look", "round2", "mark",
                  "stopped", "unlocked", "state-sent", "ready", "before-token")
 SOURCE_AFTER = ("after-token", "postcopy")
 DESTINATION_BEFORE = ("setup", "agreed", "ram", "mark", "stopped", "locked")
-DESTINATION_AFTER = ("before-running", "running", "postcopy", "drained")
+DESTINATION_AFTER = ("before-running", "running", "postcopy", "block", "drained")
 
 BEFORE = ([("source", point) for point in SOURCE_BEFORE] +
           [("destination", point) for point in DESTINATION_BEFORE])
@@ -57,7 +57,7 @@ def reaches(point):
                 "--max-bandwidth", 64 * MIB)
     if point == "after-token":  # all pages are over there when it dies
         return ("--mode", "precopy", "--downtime-limit", 5000)
-    if point in ("postcopy", "drained"):
+    if point in ("postcopy", "block", "drained"):
         return ("--mode", "postcopy", *SLOW)
     return ("--mode", "hybrid", *FIT)
 
