@@ -14,6 +14,7 @@ void mig_block_init(struct mig_block *b)
 	b->fill = NULL;
 	b->pages = NULL;
 	atomic_init(&b->spoiled, false);
+	b->gave_huge = false;
 	b->is_small = false;
 }
 
@@ -21,6 +22,7 @@ void mig_block_trim(struct mig_block *b)
 {
 	huge_unmap(b->pages, VM_HUGE_PAGE_BYTES);
 	b->pages = NULL;
+	b->gave_huge = false;
 }
 
 void mig_block_fini(struct mig_block *b)
@@ -92,20 +94,30 @@ static int place(struct mig_block *b, uint64_t page, uint64_t nr_pages)
 }
 
 /*
- * Small pages are no better moved than copied; and where a huge one was broken up on
- * its way only small ones follow in its place.
+ * Small pages are no better moved than copied. They follow on a huge page that was broken
+ * up on its way, since somebody had just faulted where it was to go: then new memory
+ * helps. New memory that is small says that there are no huge pages for us.
  */
+static int give_small(struct mig_block *b)
+{
+	int ret = mig_block_flush(b);
+
+	b->is_small = !b->gave_huge;
+	mig_block_trim(b);
+	return ret;
+}
+
 static int give_whole(struct mig_block *b)
 {
 	int ret;
 
-	b->is_small = !huge_is(b->pages);
-	if (b->is_small)
-		return mig_block_flush(b);
+	if (!huge_is(b->pages))
+		return give_small(b);
 	pthread_mutex_lock(&b->lock);
 	ret = place(b, b->first_page, BLOCK_PAGES);
 	b->nr_pages = 0;
 	pthread_mutex_unlock(&b->lock);
+	b->gave_huge = true;
 	return ret;
 }
 

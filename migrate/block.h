@@ -46,7 +46,8 @@ struct mig_block {
 	uint8_t *pages;            /* owned; NULL: none. Whole block */
 	atomic_bool spoiled;       /* a page was placed by itself */
 	/* The receiver's. */
-	bool is_small; /* the kernel has no huge page for us: no more blocks */
+	bool gave_huge; /* out of pages, since they were mapped */
+	bool is_small;  /* the kernel has no huge page for us: no more blocks */
 };
 
 void mig_block_init(struct mig_block *b);

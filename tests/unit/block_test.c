@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -19,6 +20,7 @@
 #include "tests/unit/huge_bytes.h"
 #include "tests/unit/quiet_vm.h"
 #include "vmm/bitmap.h"
+#include "vmm/huge.h"
 
 #define RAM_BYTES   (UINT64_C(32) << 20)
 #define PAGES       (RAM_BYTES / VM_PAGE_BYTES)
@@ -188,6 +190,45 @@ static void test_blocks_become_huge_pages(void **state)
 	if (caps.move)
 		assert_true(huge_bytes() >= RAM_BYTES);
 	fixture_free(f);
+}
+
+static void bring_block(struct fixture *f, uint64_t block)
+{
+	for (uint64_t i = 0; i < BLOCK_PAGES; i += BATCH_PAGES)
+		bring(f, block * BLOCK_PAGES + i, BATCH_PAGES);
+}
+
+/* As a fault does that nobody has heard of yet: a page table, and no page in it. */
+static void leave_page_table(struct fixture *f, uint64_t page)
+{
+	void *hva = f->base + page * VM_PAGE_BYTES;
+
+	assert_int_equal(uffd_zero(f->guest->uffd, page, 1), 0);
+	assert_int_equal(madvise(hva, VM_PAGE_BYTES, MADV_DONTNEED), 0);
+}
+
+/* Where a page table is the kernel moves small pages, and our memory has one too then. */
+static void test_huge_again_after_one_that_was_broken_up(void **state)
+{
+	struct fixture *f = fixture_new(VM_MEM_ANON);
+	bool may;
+
+	(void)state;
+	bring_block(f, 0);
+	may = huge_is(f->base);
+	if (may) {
+		leave_page_table(f, BLOCK_PAGES + 5);
+		bring_block(f, 1);
+		assert_false(huge_is(f->base + VM_HUGE_PAGE_BYTES));
+		assert_true(load(f, BLOCK_PAGES + 5) ==
+			    value_of(BLOCK_PAGES + 5));
+		bring_block(f, 2);
+		bring_block(f, 3);
+		assert_true(huge_is(f->base + 3 * VM_HUGE_PAGE_BYTES));
+	}
+	fixture_free(f);
+	if (!may)
+		skip();
 }
 
 /* The same where nothing can be moved. */
@@ -438,6 +479,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_blocks_become_huge_pages),
+		cmocka_unit_test(test_huge_again_after_one_that_was_broken_up),
 		cmocka_unit_test(test_a_file_is_copied_to),
 		cmocka_unit_test(test_what_does_not_go_on_is_placed_first),
 		cmocka_unit_test(test_no_more_than_a_block),
