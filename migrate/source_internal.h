@@ -21,6 +21,7 @@
 
 #include "migrate/converge.h"
 #include "migrate/crew.h"
+#include "migrate/follow.h"
 #include "migrate/net.h"
 #include "migrate/phase.h"
 #include "migrate/rate.h"
@@ -105,7 +106,7 @@ struct mig_source {
 		pthread_t thread;
 	} responders[PROTO_CHANNELS_MAX];
 	unsigned int nr_responders; /* that run */
-	_Atomic uint64_t hint_page; /* last fault: push from here on */
+	struct mig_follow follow;
 
 	struct mig_rate rate;
 	/* Counters of all channels. Atomic, relaxed. */

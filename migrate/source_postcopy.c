@@ -61,8 +61,7 @@ static int answer_want(struct mig_source *s, struct mig_sender *x,
 	for (i = 0; ret == 0 && i < b->nr_runs; i++) {
 		page = b->runs[i].first_page;
 		end = page + b->runs[i].nr_pages;
-		atomic_store_explicit(&s->hint_page, page,
-				      memory_order_relaxed);
+		mig_follow_fault(&s->follow, page / MIG_STRIPE_PAGES);
 		for (; ret == 0 && page < end; page++)
 			ret = send_if_pending(s, x, page);
 	}
@@ -127,11 +126,10 @@ static bool may_wait_to_push(void *ctx)
 	return mig_source_may_go_on(s) && atomic_load(&s->left_pages) > 0;
 }
 
-/* This channel's stripe at or after page. */
+/* This channel's first one at or after stripe. */
 static uint64_t own_stripe(const struct mig_source *s, unsigned int channel,
-			   uint64_t page)
+			   uint64_t stripe)
 {
-	uint64_t stripe = page / MIG_STRIPE_PAGES;
 	uint64_t off = (channel + s->cfg.channels - stripe % s->cfg.channels) %
 		       s->cfg.channels;
 
@@ -160,9 +158,9 @@ static int push_stripe(struct mig_source *s, struct mig_sender *x,
 }
 
 /*
- * One lap over this channel's stripes, starting at the last fault and starting
- * afresh from each newer one: what is behind is picked up as the lap wraps. A
- * bit once cleared is never set again, so a whole lap without a jump is all.
+ * One lap over this channel's stripes, starting afresh wherever a fault is to be
+ * followed to: what is behind is picked up as the lap wraps. A bit once cleared is
+ * never set again, so a whole lap without a jump is all.
  */
 static int push_share(struct mig_sender *x, unsigned int channel)
 {
@@ -170,20 +168,19 @@ static int push_share(struct mig_sender *x, unsigned int channel)
 	uint64_t stripes = (s->ram_pages + MIG_STRIPE_PAGES - 1) /
 			   MIG_STRIPE_PAGES;
 	uint64_t step = s->cfg.channels;
-	uint64_t hint = atomic_load(&s->hint_page);
-	uint64_t at = own_stripe(s, channel, hint);
+	uint64_t begin = mig_follow_at(&s->follow);
+	uint64_t at = own_stripe(s, channel, begin);
 	uint64_t seen = 0;
 	int ret = 0;
 
 	while (ret == 0 && seen < stripes + step) {
-		uint64_t now = atomic_load_explicit(&s->hint_page,
-						    memory_order_relaxed);
+		uint64_t now = mig_follow_at(&s->follow);
 
 		if (!mig_source_may_go_on(s))
 			return -ECANCELED;
-		if (now / MIG_STRIPE_PAGES != hint / MIG_STRIPE_PAGES) {
-			hint = now;
-			at = own_stripe(s, channel, hint);
+		if (now != begin) {
+			begin = now;
+			at = own_stripe(s, channel, begin);
 			seen = 0;
 		}
 		if (at >= stripes)
