@@ -6,6 +6,7 @@ else the release build's.
 """
 
 import ctypes
+import itertools
 import json
 import mmap
 import os
@@ -51,11 +52,13 @@ class Warm:
     free for a second or two, and fetching it again costs more than what is
     measured here. So this memory is given back only as the process grows, or
     all at once by release(). It is there twice, in huge and in small pages: the
-    kernel does not make the ones of the other at once.
+    kernel does not make the ones of the other at once. And it is given back on
+    each CPU in turn: what one of them frees the kernel keeps for that one at
+    first, hundreds of MiB of it, and the others would fetch memory from afar.
     """
 
     CHUNK_BYTES = 32 << 20
-    AHEAD_BYTES = 128 << 20
+    AHEAD_BYTES = 256 << 20
     POLL_S = 0.002
 
     def __init__(self, size):
@@ -87,10 +90,12 @@ class Warm:
 
     def _follow(self, pid):
         start = resident_bytes(pid)
+        cpus = itertools.cycle(os.sched_getaffinity(0))
         given = 0
         while self.chunks and not self.done.wait(self.POLL_S):
             while (self.chunks and
                    given < resident_bytes(pid) - start + self.AHEAD_BYTES):
+                os.sched_setaffinity(threading.get_native_id(), {next(cpus)})
                 self._give()
                 given += self.CHUNK_BYTES
 
