@@ -14,7 +14,7 @@ void mig_block_init(struct mig_block *b)
 	b->fill = NULL;
 	b->pages = NULL;
 	atomic_init(&b->spoiled, false);
-	b->gave_huge = false;
+	b->was_huge = false;
 	b->is_small = false;
 }
 
@@ -22,7 +22,7 @@ void mig_block_trim(struct mig_block *b)
 {
 	huge_unmap(b->pages, VM_HUGE_PAGE_BYTES);
 	b->pages = NULL;
-	b->gave_huge = false;
+	b->was_huge = false;
 }
 
 void mig_block_fini(struct mig_block *b)
@@ -95,14 +95,15 @@ static int place(struct mig_block *b, uint64_t page, uint64_t nr_pages)
 
 /*
  * Small pages are no better moved than copied. They follow on a huge page that was broken
- * up on its way, since somebody had just faulted where it was to go: then new memory
- * helps. New memory that is small says that there are no huge pages for us.
+ * up on its way because a page table was where it went: somebody had just faulted there,
+ * or small pages were discarded. Then new memory helps; if that is small, then there are
+ * no huge pages for us.
  */
 static int give_small(struct mig_block *b)
 {
 	int ret = mig_block_flush(b);
 
-	b->is_small = !b->gave_huge;
+	b->is_small = !b->was_huge;
 	mig_block_trim(b);
 	return ret;
 }
@@ -117,7 +118,7 @@ static int give_whole(struct mig_block *b)
 	ret = place(b, b->first_page, BLOCK_PAGES);
 	b->nr_pages = 0;
 	pthread_mutex_unlock(&b->lock);
-	b->gave_huge = true;
+	b->was_huge = true;
 	return ret;
 }
 

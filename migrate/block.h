@@ -16,8 +16,8 @@
  *   before anything else is placed by the same receiver: no page needs a later one.
  *
  * One for each bulk channel.
- * Threads: give: any; init, fini, trim: when nobody uses it; the rest: the channel's
- *          receiver.
+ * Threads: give: any; init, fini: when nobody uses it; trim: the channel's receiver, or
+ *          when nobody uses it; the rest: the channel's receiver.
  * Errors:  -errno, of mig_fill_place().
  */
 #ifndef MIGRATE_BLOCK_H
@@ -43,16 +43,17 @@ struct mig_block {
 	_Atomic uint64_t first_page;
 	_Atomic uint64_t nr_pages; /* from first_page on; 0: empty */
 	struct mig_fill *fill;     /* of the pages that are here */
-	uint8_t *pages;            /* owned; NULL: none. Whole block */
-	atomic_bool spoiled;       /* a page was placed by itself */
+	/* Owned; NULL: none. Whole block. Changes only while nothing is here. */
+	uint8_t *pages;
+	atomic_bool spoiled; /* a page was placed by itself */
 	/* The receiver's. */
-	bool gave_huge; /* out of pages, since they were mapped */
-	bool is_small;  /* the kernel has no huge page for us: no more blocks */
+	bool was_huge; /* pages held a huge page since they were mapped */
+	bool is_small; /* there was none when they were new: no more blocks */
 };
 
 void mig_block_init(struct mig_block *b);
 void mig_block_fini(struct mig_block *b);
-/* Gives its memory back: all pages are here. */
+/* Gives its memory back. Empty. */
 void mig_block_trim(struct mig_block *b);
 /*
  * Where the pages of run are to be read to, to be added then; NULL: not here. What is

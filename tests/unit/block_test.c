@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -207,24 +208,82 @@ static void leave_page_table(struct fixture *f, uint64_t page)
 	assert_int_equal(madvise(hva, VM_PAGE_BYTES, MADV_DONTNEED), 0);
 }
 
-/* Where a page table is the kernel moves small pages, and our memory has one too then. */
+static bool block_is_huge(struct fixture *f, uint64_t block)
+{
+	return huge_is(f->base + block * VM_HUGE_PAGE_BYTES);
+}
+
+/*
+ * Where a page table is the kernel moves small pages, and our memory has one too then.
+ * False where it does not, or has no huge pages.
+ */
+static bool break_up(struct fixture *f, uint64_t block)
+{
+	uint64_t page = block * BLOCK_PAGES + 5;
+
+	bring_block(f, block - 1);
+	leave_page_table(f, page);
+	bring_block(f, block);
+	assert_true(load(f, page) == value_of(page));
+	return block_is_huge(f, block - 1) && !block_is_huge(f, block);
+}
+
+static bool has_room(struct fixture *f, uint64_t block)
+{
+	const struct proto_run run = { block * BLOCK_PAGES, BATCH_PAGES };
+	uint8_t *room;
+
+	assert_int_equal(mig_block_room(&f->block, f->fill, &run, &room), 0);
+	return room;
+}
+
 static void test_huge_again_after_one_that_was_broken_up(void **state)
 {
 	struct fixture *f = fixture_new(VM_MEM_ANON);
-	bool may;
+	bool may = break_up(f, 1);
 
 	(void)state;
-	bring_block(f, 0);
-	may = huge_is(f->base);
 	if (may) {
-		leave_page_table(f, BLOCK_PAGES + 5);
-		bring_block(f, 1);
-		assert_false(huge_is(f->base + VM_HUGE_PAGE_BYTES));
-		assert_true(load(f, BLOCK_PAGES + 5) ==
-			    value_of(BLOCK_PAGES + 5));
 		bring_block(f, 2);
 		bring_block(f, 3);
-		assert_true(huge_is(f->base + 3 * VM_HUGE_PAGE_BYTES));
+		assert_true(block_is_huge(f, 3));
+	}
+	fixture_free(f);
+	if (!may)
+		skip();
+}
+
+static void forbid_huge(bool forbid)
+{
+	assert_int_equal(prctl(PR_SET_THP_DISABLE, forbid, 0, 0, 0), 0);
+}
+
+static void test_no_more_blocks_without_huge_pages(void **state)
+{
+	struct fixture *f = fixture_new(VM_MEM_ANON);
+
+	(void)state;
+	forbid_huge(true);
+	bring_block(f, 0);
+	assert_false(has_room(f, 1));
+	forbid_huge(false);
+	assert_false(has_room(f, 1));
+	fixture_free(f);
+}
+
+/* From the first block in new memory that is small. */
+static void test_no_more_blocks_when_huge_pages_are_gone(void **state)
+{
+	struct fixture *f = fixture_new(VM_MEM_ANON);
+	bool may = break_up(f, 1);
+
+	(void)state;
+	if (may) {
+		bring_block(f, 2);
+		forbid_huge(true);
+		bring_block(f, 3);
+		assert_false(has_room(f, 4));
+		forbid_huge(false);
 	}
 	fixture_free(f);
 	if (!may)
@@ -480,6 +539,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_blocks_become_huge_pages),
 		cmocka_unit_test(test_huge_again_after_one_that_was_broken_up),
+		cmocka_unit_test(test_no_more_blocks_without_huge_pages),
+		cmocka_unit_test(test_no_more_blocks_when_huge_pages_are_gone),
 		cmocka_unit_test(test_a_file_is_copied_to),
 		cmocka_unit_test(test_what_does_not_go_on_is_placed_first),
 		cmocka_unit_test(test_no_more_than_a_block),
