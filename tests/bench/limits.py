@@ -6,7 +6,6 @@ else the release build's.
 """
 
 import ctypes
-import itertools
 import json
 import mmap
 import os
@@ -65,6 +64,7 @@ class Warm:
         self.chunks = []
         self.done = threading.Event()
         self.thread = None
+        self.cpus = list(os.sched_getaffinity(0))
         for _ in range(0, size + self.AHEAD_BYTES, self.CHUNK_BYTES):
             if available_bytes() < RESERVE_BYTES + size:
                 break
@@ -80,31 +80,40 @@ class Warm:
         return chunk
 
     def _give(self):
+        """From a thread of its own."""
+        cpu = self.cpus.pop(0)
+        self.cpus.append(cpu)
+        os.sched_setaffinity(threading.get_native_id(), {cpu})
         for chunk in self.chunks.pop():
             chunk.close()
 
+    def _start(self, work, *args):
+        self.thread = threading.Thread(target=work, args=args)
+        self.thread.start()
+
     def follow(self, pid):
         """Give back what the process takes, and a little ahead of it."""
-        self.thread = threading.Thread(target=self._follow, args=(pid,))
-        self.thread.start()
+        self._start(self._follow, pid)
 
     def _follow(self, pid):
         start = resident_bytes(pid)
-        cpus = itertools.cycle(os.sched_getaffinity(0))
         given = 0
         while self.chunks and not self.done.wait(self.POLL_S):
             while (self.chunks and
                    given < resident_bytes(pid) - start + self.AHEAD_BYTES):
-                os.sched_setaffinity(threading.get_native_id(), {next(cpus)})
                 self._give()
                 given += self.CHUNK_BYTES
+
+    def _give_all(self):
+        while self.chunks:
+            self._give()
 
     def release(self):
         self.done.set()
         if self.thread:
             self.thread.join()
-        while self.chunks:
-            self._give()
+        self._start(self._give_all)
+        self.thread.join()
 
 
 def available_bytes():
