@@ -7,29 +7,35 @@
  * bulk goes on as it was, and finds more blocks that nobody has asked for yet.
  *
  * So a fault is followed that lies in the stripe of one of the last
- * MIG_FOLLOW_FAULTS ones, or in the next. That is as many readers as have a lane of
- * their own (uffd/).
+ * MIG_FOLLOW_FAULTS readers' last ones, or in the next; not the same page once more,
+ * which is asked for as often as somebody meets it.
  *
- * Threads: any. Errors: none. Two faults at a time may make it forget one: then the
- *          next one there is the first again.
+ * Threads: init, fini: nobody uses it. The rest: any. Errors: none.
  */
 #ifndef MIGRATE_FOLLOW_H
 #define MIGRATE_FOLLOW_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define MIG_FOLLOW_FAULTS 8
+#include "uffd/uffd.h"
 
-/* All zero to begin with: at stripe 0. */
+/* As many readers as have a lane of their own. */
+#define MIG_FOLLOW_FAULTS UFFD_LANES_MAX
+
 struct mig_follow {
+	uint64_t stripe_pages; /* constant */
+	pthread_mutex_t lock;
+	/* Under lock. page + 1; 0: none. The last one comes first. */
+	uint64_t faults[MIG_FOLLOW_FAULTS];
 	_Atomic uint64_t at;
-	_Atomic uint64_t behind[MIG_FOLLOW_FAULTS]; /* stripe + 1; 0: none */
-	atomic_uint turn; /* which of them goes next */
 };
 
-void mig_follow_fault(struct mig_follow *f, uint64_t stripe);
-/* The stripe from which the bulk is to go on. */
+void mig_follow_init(struct mig_follow *f, uint64_t stripe_pages);
+void mig_follow_fini(struct mig_follow *f);
+void mig_follow_fault(struct mig_follow *f, uint64_t page);
+/* The stripe from which the bulk is to go on; the first to begin with. */
 uint64_t mig_follow_at(const struct mig_follow *f);
 
 #endif

@@ -329,6 +329,7 @@ static void free_all(struct mig_source *s)
 	bitmap_free(s->sent, s->ram_pages);
 	bitmap_free(s->pending, s->ram_pages);
 	free(s->state);
+	mig_follow_fini(&s->follow);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
 }
@@ -365,6 +366,7 @@ int mig_source_start(struct mig_guest *g, const struct mig_source_config *cfg,
 	if (!s)
 		return -ENOMEM;
 	pthread_mutex_init(&s->lock, NULL);
+	mig_follow_init(&s->follow, MIG_STRIPE_PAGES);
 	mig_rate_init(&s->rate, cfg->max_bandwidth);
 	s->ops = ops;
 	s->ctx = ctx;

@@ -106,7 +106,7 @@ struct mig_source {
 		pthread_t thread;
 	} responders[PROTO_CHANNELS_MAX];
 	unsigned int nr_responders; /* that run */
-	struct mig_follow follow;
+	struct mig_follow follow;   /* any thread */
 
 	struct mig_rate rate;
 	/* Counters of all channels. Atomic, relaxed. */

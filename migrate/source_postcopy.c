@@ -61,7 +61,7 @@ static int answer_want(struct mig_source *s, struct mig_sender *x,
 	for (i = 0; ret == 0 && i < b->nr_runs; i++) {
 		page = b->runs[i].first_page;
 		end = page + b->runs[i].nr_pages;
-		mig_follow_fault(&s->follow, page / MIG_STRIPE_PAGES);
+		mig_follow_fault(&s->follow, page);
 		for (; ret == 0 && page < end; page++)
 			ret = send_if_pending(s, x, page);
 	}
