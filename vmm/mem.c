@@ -365,6 +365,11 @@ void vm_mem_release(struct vm_mem *m)
 	(void)before;
 }
 
+bool vm_mem_is_held(const struct vm_mem *m)
+{
+	return atomic_load(&m->nr_holds) > 0;
+}
+
 int vm_mem_give_back(struct vm_mem *m, uint64_t offset, uint64_t bytes)
 {
 	uint64_t page = vm_mem_host_page_bytes(m);
@@ -372,7 +377,7 @@ int vm_mem_give_back(struct vm_mem *m, uint64_t offset, uint64_t bytes)
 
 	if (offset > m->bytes || bytes > m->bytes - offset)
 		return -EINVAL;
-	if (atomic_load(&m->nr_holds) > 0)
+	if (vm_mem_is_held(m))
 		return -EBUSY;
 	first = (offset + page - 1) / page * page;
 	end = (offset + bytes) / page * page;

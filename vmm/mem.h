@@ -21,6 +21,7 @@
 #ifndef VMM_MEM_H
 #define VMM_MEM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -143,6 +144,8 @@ int vm_mem_discard(struct vm_mem *m, uint64_t offset, uint64_t bytes);
  */
 void vm_mem_hold(struct vm_mem *m);
 void vm_mem_release(struct vm_mem *m);
+/* Who touches RAM may have to wait. Constant false, or true until it is released. */
+bool vm_mem_is_held(const struct vm_mem *m);
 /*
  * The guest does not need what is there: vm_mem_discard() of the whole host pages
  * inside [offset, offset + bytes), which need not be aligned. -EBUSY, and nothing

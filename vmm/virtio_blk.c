@@ -11,7 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/eventfd.h>
 
 #include "vmm/virtio_blk_internal.h"
 #include "vmm/vm_internal.h"
@@ -105,17 +105,25 @@ static void notify(struct virtio_blk *b)
 	b->pushed = 0;
 }
 
+/* Goes on with every request that can. */
+static void go_on(struct virtio_blk *b)
+{
+	eventfd_t count;
+
+	/* Read before looking: what completes later rings again. */
+	if (eventfd_read(b->ring_eventfd, &count) < 0)
+		return;
+	blk_io_reap(b);
+	blk_fetch_reap(b);
+}
+
 static void on_completed(struct ev_loop *loop, ev_io *w, int revents)
 {
 	struct virtio_blk *b = w->data;
-	uint64_t count;
 
 	(void)loop;
 	(void)revents;
-	/* Read before looking: what completes later rings again. */
-	if (read(b->ring_eventfd, &count, sizeof(count)) < 0)
-		return;
-	blk_io_reap(b);
+	go_on(b);
 	serve_hungry(b);
 	blk_io_submit(b);
 	notify(b);
@@ -147,9 +155,13 @@ static void blk_stop(struct virtio_device *v)
 	struct virtio_blk *b = to_blk(v);
 
 	ev_io_stop(virtio_loop(v), &b->completed);
-	ev_timer_stop(virtio_loop(v), &b->resubmit);
-	while (b->nr_taken > 0)
+	while (b->nr_taken > 0) {
 		blk_io_wait(b);
+		go_on(b);
+		blk_io_submit(b);
+	}
+	ev_timer_stop(virtio_loop(v), &b->resubmit);
+	blk_fetch_stop(b);
 	notify(b);
 	b->hungry = 0;
 	b->waiter = NULL;
@@ -159,6 +171,7 @@ static void blk_free(struct virtio_device *v)
 {
 	struct virtio_blk *b = to_blk(v);
 
+	blk_fetch_fini(b);
 	blk_io_fini(b);
 	/* Gives up the lock now: the ring holds the file a little longer. */
 	vm_disk_close(&b->disk);
@@ -230,6 +243,7 @@ static int blk_init(struct virtio_blk *b, struct vm *vm, char **err)
 	ret = blk_io_init(b, err);
 	if (ret < 0)
 		goto free_requests;
+	blk_fetch_init(b);
 	ret = virtio_device_init(&b->dev, &blk_ops, vm, b->index, nr_queues,
 				 VIRTIO_QUEUE_ENTRIES_MAX,
 				 offered_features(&b->disk, nr_queues),
@@ -243,6 +257,7 @@ static int blk_init(struct virtio_blk *b, struct vm *vm, char **err)
 	b->completed.data = b;
 	return 0;
 fini_io:
+	blk_fetch_fini(b);
 	blk_io_fini(b);
 free_requests:
 	free(b->requests);

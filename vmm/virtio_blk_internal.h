@@ -4,14 +4,15 @@
  *
  *	virtio_blk.c		the device: what it offers, start, stop, its queues
  *	virtio_blk_request.c	one request: what the guest asks, and the answer
+ *	virtio_blk_fetch.c	threads that wait for the memory of a request
  *	virtio_blk_io.c		io_uring: how a request gets done, step by step
  *
  * A request is taken from its queue only when it can start at once: there is a
  * free blk_request, a bounce buffer if it needs one, and nobody in its way if it
  * has to be alone. Otherwise it stays in the ring and its queue is `hungry`. So
- * every request that was taken has exactly one operation in the ring, and comes
- * to its end without waiting for another: stopping is waiting for nr_taken to
- * reach zero.
+ * every request that was taken waits for its memory or has exactly one operation in
+ * the ring, and comes to its end without the worker's waiting: stopping is waiting
+ * for nr_taken to reach zero.
  *
  * Threads: all of it on the worker; new, free, lock and unlock while stopped.
  */
@@ -20,6 +21,7 @@
 
 #include <ev.h>
 #include <liburing.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -27,6 +29,7 @@
 #include "vmm/virtio.h"
 
 #define BLK_REQUESTS_MAX  128 /* taken at a time; also the entries of the ring */
+#define BLK_FETCHERS_MAX  8 /* requests whose memory is waited for at a time */
 #define BLK_BOUNCES       16
 #define BLK_BOUNCE_BYTES  65536u
 #define BLK_HEADER_BYTES  16u
@@ -67,7 +70,7 @@ enum blk_step {
 };
 
 struct blk_request {
-	struct blk_request *next; /* on the free list */
+	struct blk_request *next; /* on the free list, or one of blk_fetch */
 	struct virtio_queue *queue;
 	uint32_t type;
 	bool unmap; /* zeros may be a hole */
@@ -86,6 +89,21 @@ struct blk_request {
 	struct iovec iov[VIRTIO_CHAIN_SEGS_MAX]; /* of BLK_TRANSFER */
 };
 
+struct blk_fetch {
+	pthread_mutex_t lock;
+	pthread_cond_t asked;
+	/* Under lock. */
+	struct blk_request *wanted; /* nobody has begun with them */
+	struct blk_request *wanted_last;
+	unsigned int nr_wanted;
+	unsigned int nr_idle;     /* threads */
+	struct blk_request *here; /* in any order */
+	bool quit;
+	/* The worker's. */
+	pthread_t threads[BLK_FETCHERS_MAX];
+	unsigned int nr_threads;
+};
+
 struct virtio_blk {
 	struct virtio_device dev; /* first: ops get it back by a cast */
 	unsigned int index;
@@ -93,8 +111,9 @@ struct virtio_blk {
 
 	struct io_uring ring;
 	int ring_eventfd;
-	ev_io completed; /* on ring_eventfd */
+	ev_io completed; /* on ring_eventfd: something of ring, or of fetch */
 	ev_timer resubmit;
+	struct blk_fetch fetch;
 
 	struct blk_request *requests;
 	unsigned int nr_used; /* requests[nr_used..] were never touched */
@@ -136,6 +155,20 @@ void blk_request_copy_in(struct blk_request *r, uint64_t at, uint8_t *buf,
 void blk_request_copy_out(struct virtio_blk *b, struct blk_request *r,
 			  uint64_t at, const uint8_t *buf, size_t bytes);
 
+/* virtio_blk_fetch.c */
+
+void blk_fetch_init(struct virtio_blk *b);
+void blk_fetch_fini(struct virtio_blk *b);
+/*
+ * Goes on with this step when all of r->chain can be touched without waiting: now,
+ * or when blk_fetch_reap() learns that it is so. Without a single thread to be had
+ * the worker waits itself.
+ */
+void blk_fetch(struct virtio_blk *b, struct blk_request *r, enum blk_step step);
+void blk_fetch_reap(struct virtio_blk *b);
+/* Ends the threads. Nothing is waited for. */
+void blk_fetch_stop(struct virtio_blk *b);
+
 /* virtio_blk_io.c */
 
 int blk_io_init(struct virtio_blk *b, char **err);
@@ -146,7 +179,7 @@ void blk_io_start(struct virtio_blk *b, struct blk_request *r,
 void blk_io_submit(struct virtio_blk *b);
 /* Goes on with every request whose operation has come to an end. */
 void blk_io_reap(struct virtio_blk *b);
-/* The same, after at least one has. */
+/* Until there is something to go on with, or to be submitted again. */
 void blk_io_wait(struct virtio_blk *b);
 
 #endif

@@ -207,10 +207,7 @@ static bool begin_transfer(struct virtio_blk *b, struct blk_request *r,
 	straight = is_straight(b, r);
 	if (!reserve(b, r, !straight))
 		return false;
-	if (straight)
-		blk_io_start(b, r, BLK_TRANSFER);
-	else
-		blk_io_start(b, r, BLK_LOAD);
+	blk_fetch(b, r, straight ? BLK_TRANSFER : BLK_LOAD);
 	return true;
 }
 

@@ -5,11 +5,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -577,51 +575,6 @@ static void test_a_file_that_shrinks_gives_errors_at_its_end(void **state)
 	blkt_close(&t);
 }
 
-static uint8_t *closed_page;
-
-static void open_page(int sig)
-{
-	(void)sig;
-	mprotect(closed_page, 4096, PROT_READ | PROT_WRITE);
-}
-
-/* The worker takes no signals; here it shall, and then knows no more of it. */
-static void take_sigsegv(struct virtio_device *v)
-{
-	sigset_t set;
-
-	(void)v;
-	sigemptyset(&set);
-	sigaddset(&set, SIGSEGV);
-	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-}
-
-/* Memory that the kernel cannot get at for a while is none of the guest's. */
-static void test_efault_is_not_the_guests(void **state)
-{
-	struct sigaction sa = { .sa_handler = open_page }, old;
-	struct blkt t;
-	uint64_t gpa;
-
-	(void)state;
-	blkt_open(&t, &plain);
-	blkt_image_fill(&t, 9);
-	gpa = vdrv_alloc(&t.d, 12 * KIB);
-	closed_page = vdrv_hva(&t.d, gpa + 4096);
-	sigaction(SIGSEGV, &sa, &old);
-	virtio_post(t.d.dev, take_sigsegv);
-	/* Posted functions run before a later kick is looked at, or with it. */
-	assert_int_equal(blkt_do(&t, BLK_T_FLUSH, 0, 0, 0), BLK_S_OK);
-	for (uint32_t type = BLK_T_IN; type <= BLK_T_OUT; type++) {
-		assert_int_equal(mprotect(closed_page, 4096, PROT_NONE), 0);
-		assert_int_equal(blkt_do(&t, type, 16, gpa, 12 * KIB),
-				 BLK_S_OK);
-		blkt_assert_image(&t, 8192, vdrv_hva(&t.d, gpa), 12 * KIB);
-	}
-	sigaction(SIGSEGV, &old, NULL);
-	blkt_close(&t);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -651,7 +604,6 @@ int main(void)
 		cmocka_unit_test(test_a_full_disk_is_an_error_of_that_request),
 		cmocka_unit_test(
 			test_a_file_that_shrinks_gives_errors_at_its_end),
-		cmocka_unit_test(test_efault_is_not_the_guests),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
