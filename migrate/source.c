@@ -298,6 +298,11 @@ static int check_config(struct mig_guest *g,
 	return 0;
 }
 
+static uint64_t nr_stripes(const struct mig_source *s)
+{
+	return (s->ram_pages + MIG_STRIPE_PAGES - 1) / MIG_STRIPE_PAGES;
+}
+
 static int alloc_bitmaps(struct mig_source *s)
 {
 	s->todo = bitmap_new(s->ram_pages);
@@ -305,11 +310,12 @@ static int alloc_bitmaps(struct mig_source *s)
 	s->later = bitmap_new(s->ram_pages);
 	s->window = bitmap_new(s->ram_pages);
 	s->scratch = bitmap_new(s->ram_pages);
+	s->hot = bitmap_new(nr_stripes(s));
 	s->live = mig_source_new_live(s);
 	s->sent = bitmap_new(s->ram_pages);
 	s->pending = bitmap_new(s->ram_pages);
 	return s->todo && s->dirty && s->later && s->window && s->scratch &&
-			       s->live && s->sent && s->pending
+			       s->hot && s->live && s->sent && s->pending
 		       ? 0
 		       : -ENOMEM;
 }
@@ -325,6 +331,7 @@ static void free_all(struct mig_source *s)
 	bitmap_free(s->later, s->ram_pages);
 	bitmap_free(s->window, s->ram_pages);
 	bitmap_free(s->scratch, s->ram_pages);
+	bitmap_free(s->hot, nr_stripes(s));
 	mig_source_free_live(s);
 	bitmap_free(s->sent, s->ram_pages);
 	bitmap_free(s->pending, s->ram_pages);

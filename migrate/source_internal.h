@@ -78,6 +78,7 @@ struct mig_source {
 	uint64_t *dirty;       /* what the last sync reported */
 	uint64_t *window;      /* written since window_begin_us (0: no look) */
 	uint64_t window_begin_us;
+	uint64_t *hot; /* a bit per stripe: sent last; no job changes it */
 	/* source_live.c: of a scan; which chunks of RAM hold anything. */
 	uint64_t *scratch, *live;
 	uint64_t barrier;
@@ -180,8 +181,17 @@ uint64_t mig_source_next_todo(struct mig_source *s);
  * the rest when postcopy was asked for.
  */
 int mig_source_round(struct mig_source *s, uint64_t pages);
+/* Watches again what is set in map. */
+int mig_source_rearm(struct mig_source *s, const uint64_t *map);
 /* The sync after the round: what it reported belongs to what looks have seen. */
 void mig_source_note_last_window(struct mig_source *s);
+
+/*
+ * source_hot.c: where the guest writes during the first round. look: the crew rests;
+ * what was found so far is in hot. window is theirs until a look of the round's.
+ */
+int mig_source_hot_begin(struct mig_source *s);
+int mig_source_hot_look(struct mig_source *s);
 
 /* source_switch.c: *ret_done false: the guest was revived, precopy goes on. */
 int mig_source_switchover(struct mig_source *s, bool postcopy, bool *ret_done);

@@ -20,6 +20,9 @@
 #define LOOK_EVERY_US UINT64_C(500000)
 /* And the guest a fault for each page that it writes again: a twentieth at most. */
 #define LOOK_SHARE 20
+/* The first round's first, for where the guest writes at all; the next come later. */
+#define HOT_LOOK_US     UINT64_C(8000)
+#define HOT_LOOK_GROWTH 3
 /* Told to take as long as so many looks, a round is watched from its beginning. */
 #define LONG_LOOKS 4
 /* What KVM watches again in one go, under its MMU lock: 64 MiB. */
@@ -30,10 +33,10 @@ struct round {
 	uint64_t begin_us;
 	uint64_t begin_bytes;
 	uint64_t look_every_us;
-	bool watched; /* all of todo: a report is of a store since */
+	enum { WATCHED_NOTHING, WATCHED_SAMPLE, WATCHED_ALL } watched;
 };
 
-static int rearm(struct mig_source *s, const uint64_t *map)
+int mig_source_rearm(struct mig_source *s, const uint64_t *map)
 {
 	uint64_t first, end;
 	int ret = 0;
@@ -118,12 +121,23 @@ static int first_look(struct mig_source *s)
 	for (i = 0; i < words; i++)
 		s->later[i] |= s->dirty[i] & ~s->todo[i];
 	begin_window(s);
-	return rearm(s, s->todo);
+	return mig_source_rearm(s, s->todo);
 }
 
-static int look(struct mig_source *s, struct round *r)
+static int look_for_hot(struct mig_source *s, struct round *r)
 {
-	bool again = r->watched;
+	r->look_every_us *= HOT_LOOK_GROWTH;
+	if (r->look_every_us >= LOOK_EVERY_US) {
+		r->look_every_us = LOOK_EVERY_US;
+		r->watched = WATCHED_NOTHING;
+	}
+	return mig_source_hot_look(s);
+}
+
+/* A report is of a store since the look before, if that watched all of todo. */
+static int look_for_written(struct mig_source *s, struct round *r)
+{
+	bool again = r->watched == WATCHED_ALL;
 	uint64_t begin_us = mig_now_us(), us;
 	int ret;
 
@@ -136,14 +150,20 @@ static int look(struct mig_source *s, struct round *r)
 		mig_fault_point(s->session, "look");
 	} else {
 		ret = first_look(s);
-		r->watched = true;
+		r->watched = WATCHED_ALL;
 	}
 	/* Is it written all the time? Nobody else wants to know. */
 	if (ret == 0 && s->cfg.mode == MIG_MODE_HYBRID)
-		ret = rearm(s, again ? s->dirty : s->later);
+		ret = mig_source_rearm(s, again ? s->dirty : s->later);
 	us = (mig_now_us() - begin_us) * LOOK_SHARE;
 	r->look_every_us = us > LOOK_EVERY_US ? us : LOOK_EVERY_US;
 	return ret;
+}
+
+static int look(struct mig_source *s, struct round *r)
+{
+	return r->watched == WATCHED_SAMPLE ? look_for_hot(s, r)
+					    : look_for_written(s, r);
 }
 
 /* The crew sends until it is through, or it is time to look (*ret_look). */
@@ -175,12 +195,17 @@ static bool takes_long(const struct mig_source *s, uint64_t pages)
 
 static int send_all(struct mig_source *s, struct round *r, uint64_t pages)
 {
-	bool look_now = mig_phase(&s->phases) == MIG_PRECOPY &&
-			takes_long(s, pages);
+	bool precopy = mig_phase(&s->phases) == MIG_PRECOPY;
+	bool look_now = precopy && takes_long(s, pages);
 	int ret = 0;
 
+	if (precopy && !look_now && s->flow_us == 0) {
+		r->watched = WATCHED_SAMPLE;
+		r->look_every_us = HOT_LOOK_US;
+		ret = mig_source_hot_begin(s);
+	}
 	do {
-		if (look_now)
+		if (ret == 0 && look_now)
 			ret = look(s, r);
 		if (ret == 0)
 			ret = send_for_a_while(s, r, &look_now);

@@ -239,7 +239,7 @@ static int send_stripe(struct mig_sender *x, uint64_t first, uint64_t end)
 	return ret;
 }
 
-static int send_share(struct mig_sender *x, unsigned int channel)
+static int send_stripes(struct mig_sender *x, unsigned int channel, bool hot)
 {
 	struct mig_source *s = x->s;
 	uint64_t first = channel * MIG_STRIPE_PAGES;
@@ -250,12 +250,21 @@ static int send_share(struct mig_sender *x, unsigned int channel)
 	     first += step) {
 		uint64_t end = first + MIG_STRIPE_PAGES;
 
+		if (bitmap_test(s->hot, first / MIG_STRIPE_PAGES) != hot)
+			continue;
 		if (!mig_source_may_go_on(s))
 			return -ECANCELED;
 		ret = send_stripe(x, first,
 				  end < s->ram_pages ? end : s->ram_pages);
 	}
 	return ret;
+}
+
+static int send_share(struct mig_sender *x, unsigned int channel)
+{
+	int ret = send_stripes(x, channel, false);
+
+	return ret < 0 ? ret : send_stripes(x, channel, true);
 }
 
 int mig_source_on_channel(struct mig_source *s, unsigned int channel,

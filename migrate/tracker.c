@@ -210,11 +210,16 @@ int mig_tracker_sync(struct mig_tracker *t, uint64_t *bitmap)
 	return ret;
 }
 
+bool mig_tracker_repeats(const struct mig_tracker *t)
+{
+	return t->engine->log == VM_DIRTY_LOG_MANUAL;
+}
+
 int mig_tracker_rearm(struct mig_tracker *t, const uint64_t *bitmap,
 		      uint64_t first_page, uint64_t nr_pages)
 {
 	/* The others protected what they reported when they reported it. */
-	if (t->engine->log != VM_DIRTY_LOG_MANUAL)
+	if (!mig_tracker_repeats(t))
 		return 0;
 	return vm_dirty_log_clear(t->vm, bitmap, first_page, nr_pages);
 }

@@ -36,6 +36,11 @@ int mig_tracker_stop(struct mig_tracker *t);
 /* bitmap becomes what was reported, one bit per page of RAM. */
 int mig_tracker_sync(struct mig_tracker *t, uint64_t *bitmap);
 /*
+ * Whether KVM's part of a report is repeated until it is rearmed (this process's own
+ * never is). The engines that do not repeat watch all of RAM without being told.
+ */
+bool mig_tracker_repeats(const struct mig_tracker *t);
+/*
  * The set bits of bitmap in [first_page, first_page + nr_pages) are to be read, now
  * or later: watch them again. Bounds are multiples of 64 or the end of RAM.
  */

@@ -1,5 +1,5 @@
 foreach(name phase converge cpu_check disk_copy hardware rate flight follow waits
-		complete_codec collapse source_live)
+		complete_codec collapse source_live source_hot)
 	add_executable(${name}_test ${name}_test.c)
 	target_link_libraries(${name}_test PRIVATE migrate PkgConfig::CMOCKA)
 	add_test(NAME unit/${name}_test COMMAND ${name}_test)
