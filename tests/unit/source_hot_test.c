@@ -10,8 +10,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "migrate/source_internal.h"
 #include "tests/unit/quiet_vm.h"
+#include "tests/unit/source_fixture.h"
 
 #define STRIPES 4
 #define PAGES   (STRIPES * MIG_STRIPE_PAGES)
@@ -24,25 +24,18 @@ static struct mig_source *new_source(const char *tracker)
 {
 	const struct vm_config cfg = { .ram_bytes = PAGES * VM_PAGE_BYTES,
 				       .nr_cpus = 1 };
-	struct mig_source *s = calloc(1, sizeof(*s));
+	struct mig_source *s;
 	char *err = NULL;
+	struct vm *vm;
 
 	if (access("/dev/kvm", R_OK | W_OK) < 0)
 		skip();
-	assert_non_null(s);
-	if (vm_new(&cfg, &quiet_vm_ops, NULL, &s->vm, &err) < 0 ||
-	    mig_tracker_new(s->vm, tracker, &s->tracker, &err) < 0)
+	if (vm_new(&cfg, &quiet_vm_ops, NULL, &vm, &err) < 0)
 		fail_msg("%s", err);
-	s->mem = vm_mem(s->vm);
-	s->ram_pages = PAGES;
-	s->todo = bitmap_new(PAGES);
-	s->later = bitmap_new(PAGES);
-	s->sent = bitmap_new(PAGES);
-	s->dirty = bitmap_new(PAGES);
-	s->window = bitmap_new(PAGES);
-	s->scratch = bitmap_new(PAGES);
-	s->hot = bitmap_new(STRIPES);
-	s->live = mig_source_new_live(s);
+	s = source_fixture_new(vm_mem(vm));
+	s->vm = vm;
+	if (mig_tracker_new(vm, tracker, &s->tracker, &err) < 0)
+		fail_msg("%s", err);
 	for (uint64_t page = 0; page < PAGES; page++) {
 		if (page % MIG_STRIPE_PAGES < HALF)
 			vm_mem_base(s->mem)[page * VM_PAGE_BYTES] = 1;
@@ -56,16 +49,8 @@ static struct mig_source *new_source(const char *tracker)
 static void free_source(struct mig_source *s)
 {
 	mig_tracker_free(s->tracker);
-	bitmap_free(s->todo, PAGES);
-	bitmap_free(s->later, PAGES);
-	bitmap_free(s->sent, PAGES);
-	bitmap_free(s->dirty, PAGES);
-	bitmap_free(s->window, PAGES);
-	bitmap_free(s->scratch, PAGES);
-	bitmap_free(s->hot, STRIPES);
-	mig_source_free_live(s);
 	vm_free(s->vm);
-	free(s);
+	source_fixture_free(s);
 }
 
 static void write_page(struct mig_source *s, uint64_t page)

@@ -5,10 +5,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <stdlib.h>
 #include <string.h>
 
-#include "migrate/source_internal.h"
+#include "tests/unit/source_fixture.h"
 
 /* Two chunks and a piece of one, which ends within a word. */
 #define CHUNK_PAGES UINT64_C(32768)
@@ -16,34 +15,17 @@
 
 static struct mig_source *new_source(void)
 {
-	struct mig_source *s = calloc(1, sizeof(*s));
+	struct vm_mem *mem;
 
-	assert_non_null(s);
-	assert_int_equal(
-		vm_mem_new(PAGES * VM_PAGE_BYTES, VM_MEM_ANON, &s->mem), 0);
-	s->ram_pages = PAGES;
-	s->todo = bitmap_new(PAGES);
-	s->later = bitmap_new(PAGES);
-	s->sent = bitmap_new(PAGES);
-	s->dirty = bitmap_new(PAGES);
-	s->scratch = bitmap_new(PAGES);
-	s->live = mig_source_new_live(s);
-	assert_true(s->todo && s->later && s->sent && s->dirty && s->scratch &&
-		    s->live);
-	return s;
+	assert_int_equal(vm_mem_new(PAGES * VM_PAGE_BYTES, VM_MEM_ANON, &mem),
+			 0);
+	return source_fixture_new(mem);
 }
 
 static void free_source(struct mig_source *s)
 {
-	assert_int_equal(bitmap_count(s->scratch, PAGES), 0);
-	bitmap_free(s->todo, PAGES);
-	bitmap_free(s->later, PAGES);
-	bitmap_free(s->sent, PAGES);
-	bitmap_free(s->dirty, PAGES);
-	bitmap_free(s->scratch, PAGES);
-	mig_source_free_live(s);
 	vm_mem_free(s->mem);
-	free(s);
+	source_fixture_free(s);
 }
 
 static void touch(struct mig_source *s, uint64_t page)
