@@ -7,11 +7,10 @@
  *
  * Where that is, a sample tells: of each 64 pages one is watched from the beginning
  * (manual; the others watch all of them), and a stripe in which one was written is
- * hot. Watching costs the guest a fault for each of these at most.
+ * hot. Huge pages of KVM's are split by that, as they would be a little later.
  *
- * This is about order, and must lose nothing. What was sent and is reported now goes to
- * later; what todo still has is read later anyway; and the rest was never watched, so
- * manual will report it again.
+ * This is about order, and must lose nothing: manual is only peeked at, and what the
+ * others report of pages that were sent already goes to later.
  */
 
 int mig_source_hot_begin(struct mig_source *s)
@@ -27,26 +26,31 @@ int mig_source_hot_begin(struct mig_source *s)
 	return mig_source_rearm(s, s->window);
 }
 
-static void note(struct mig_source *s, size_t i, uint64_t written)
+static int fetch(struct mig_source *s)
 {
-	s->later[i] |= written & ~s->todo[i];
-	if (s->dirty[i] & s->window[i])
-		bitmap_set(s->hot, i * 64 / MIG_STRIPE_PAGES);
+	int ret = mig_source_fetch(s);
+	size_t i, end = 0;
+
+	while (ret == 0 && mig_source_next_live(s, &i, &end)) {
+		for (; i < end; i++)
+			s->later[i] |= s->dirty[i] & ~s->todo[i];
+	}
+	return ret;
 }
 
 int mig_source_hot_look(struct mig_source *s)
 {
-	bool repeats = mig_tracker_repeats(s->tracker);
 	size_t i, end = 0;
 	int ret;
 
-	/* Of what manual reports most was not written. */
-	ret = repeats ? mig_tracker_sync(s->tracker, s->dirty)
-		      : mig_source_fetch(s);
+	ret = mig_tracker_repeats(s->tracker)
+		      ? mig_tracker_peek(s->tracker, s->dirty)
+		      : fetch(s);
 	while (ret == 0 && mig_source_next_live(s, &i, &end)) {
-		for (; i < end; i++)
-			note(s, i,
-			     repeats ? s->dirty[i] & s->sent[i] : s->dirty[i]);
+		for (; i < end; i++) {
+			if (s->dirty[i] & s->window[i])
+				bitmap_set(s->hot, i * 64 / MIG_STRIPE_PAGES);
+		}
 	}
 	return ret;
 }

@@ -3,6 +3,7 @@
  *
  * source.c	the thread: what happens in which order, and what undoes it
  * source_setup.c	connections, the SETUP conversation, rejoining
+ * source_hot.c	which parts of RAM the guest is writing
  * source_live.c	which parts of RAM hold anything
  * source_precopy.c	rounds over the dirty set, until it is time to switch
  * source_round.c	one of them, with looks at the dirty log when it takes long

@@ -16,7 +16,10 @@
  * stays in todo is read after that report and after a rearm (tracker.h).
  */
 
-/* A look costs a sync and a batch cut short: rounds shorter than this have none. */
+/*
+ * A look costs a sync and a batch cut short: rounds shorter than this have none, but
+ * for those at which the first one finds out what to send last (source_hot.c).
+ */
 #define LOOK_EVERY_US UINT64_C(500000)
 /* And the guest a fault for each page that it writes again: a twentieth at most. */
 #define LOOK_SHARE 20

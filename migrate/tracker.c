@@ -215,6 +215,11 @@ bool mig_tracker_repeats(const struct mig_tracker *t)
 	return t->engine->log == VM_DIRTY_LOG_MANUAL;
 }
 
+int mig_tracker_peek(struct mig_tracker *t, uint64_t *bitmap)
+{
+	return t->engine->sync(t->vm, bitmap);
+}
+
 int mig_tracker_rearm(struct mig_tracker *t, const uint64_t *bitmap,
 		      uint64_t first_page, uint64_t nr_pages)
 {

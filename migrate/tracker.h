@@ -36,10 +36,12 @@ int mig_tracker_stop(struct mig_tracker *t);
 /* bitmap becomes what was reported, one bit per page of RAM. */
 int mig_tracker_sync(struct mig_tracker *t, uint64_t *bitmap);
 /*
- * Whether KVM's part of a report is repeated until it is rearmed (this process's own
- * never is). The engines that do not repeat watch all of RAM without being told.
+ * Whether KVM repeats what it reports until it is rearmed; then it can be peeked at:
+ * bitmap becomes its part of a report, which sync will report once more. The engines
+ * that do not repeat watch all of RAM without being told.
  */
 bool mig_tracker_repeats(const struct mig_tracker *t);
+int mig_tracker_peek(struct mig_tracker *t, uint64_t *bitmap);
 /*
  * The set bits of bitmap in [first_page, first_page + nr_pages) are to be read, now
  * or later: watch them again. Bounds are multiples of 64 or the end of RAM.

@@ -161,7 +161,6 @@ static void blk_stop(struct virtio_device *v)
 		blk_io_submit(b);
 	}
 	ev_timer_stop(virtio_loop(v), &b->resubmit);
-	blk_fetch_stop(b);
 	notify(b);
 	b->hungry = 0;
 	b->waiter = NULL;

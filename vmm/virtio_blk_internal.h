@@ -11,8 +11,9 @@
  * free blk_request, a bounce buffer if it needs one, and nobody in its way if it
  * has to be alone. Otherwise it stays in the ring and its queue is `hungry`. So
  * every request that was taken waits for its memory or has exactly one operation in
- * the ring, and comes to its end without the worker's waiting: stopping is waiting
- * for nr_taken to reach zero.
+ * the ring, and comes to its end without waiting for another, but for those whose turn
+ * to wait for memory it is: stopping is waiting for nr_taken to reach zero. The worker
+ * itself waits for headers, for rings, and for the status of what moves no data.
  *
  * Threads: all of it on the worker; new, free, lock and unlock while stopped.
  */
@@ -158,16 +159,15 @@ void blk_request_copy_out(struct virtio_blk *b, struct blk_request *r,
 /* virtio_blk_fetch.c */
 
 void blk_fetch_init(struct virtio_blk *b);
+/* Stopped: nothing is waited for. */
 void blk_fetch_fini(struct virtio_blk *b);
 /*
- * Goes on with this step when all of r->chain can be touched without waiting: now,
- * or when blk_fetch_reap() learns that it is so. Without a single thread to be had
- * the worker waits itself.
+ * Goes on with this step of a transfer when its data can be touched without waiting:
+ * now, or when blk_fetch_reap() learns that it is so. Without a single thread to be
+ * had the worker waits itself.
  */
 void blk_fetch(struct virtio_blk *b, struct blk_request *r, enum blk_step step);
 void blk_fetch_reap(struct virtio_blk *b);
-/* Ends the threads. Nothing is waited for. */
-void blk_fetch_stop(struct virtio_blk *b);
 
 /* virtio_blk_io.c */
 

@@ -8,7 +8,7 @@
  * would still be written to. Registered are the file and, for O_DIRECT, a few
  * bounce buffers for what it cannot take as it is.
  *
- * Whatever a request touches of guest memory is there when it comes here
+ * What a transfer touches of guest memory is there when it comes here
  * (virtio_blk_fetch.c).
  */
 #include "vmm/virtio_blk_internal.h"

@@ -1,8 +1,8 @@
 /*
  * The guest reads and writes its disk with memory that is not there yet: data,
  * headers, status bytes and the rings themselves arrive late, through a
- * userfaultfd, while requests are on their way. All must be right in the end, nobody
- * who could go on waits, and those who wait are threads of our own.
+ * userfaultfd, while requests are on their way. All must be right in the end, one that
+ * waits keeps nobody else from going on, and who waits is a thread of our own.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -446,7 +446,8 @@ static bool has_ended(pid_t pid)
 /*
  * The kernel closes the userfaultfd of a process that was killed when its last
  * thread has ended. Were there a thread that only the userfaultfd can wake, and a
- * kill cannot, they would wait for each other for good.
+ * kill cannot, they would wait for each other for good. That is rare: what keeps it
+ * from happening is that no thread of the kernel's has faults (all_missing).
  */
 static void killed_while_waiting(const char *what)
 {
