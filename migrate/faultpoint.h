@@ -8,7 +8,7 @@
  *	cut	break every connection of the session
  *	stall	sleep for 5 s
  *
- * Each fires once. Points, in order: setup, agreed, ram, round1, look, round2,
+ * Each fires once. Points, in order: setup, agreed, ram, round1, hot, look, round2,
  * mark, stopped, unlocked, state-sent, locked, ready, before-token, after-token,
  * before-running, running, postcopy, block, drained; both ends pass those that concern them.
  * disk-marks:lose is no point in time: disk reads are not marked as dirty

@@ -303,7 +303,7 @@ static uint64_t nr_stripes(const struct mig_source *s)
 	return (s->ram_pages + MIG_STRIPE_PAGES - 1) / MIG_STRIPE_PAGES;
 }
 
-static int alloc_bitmaps(struct mig_source *s)
+int mig_source_new_maps(struct mig_source *s)
 {
 	s->todo = bitmap_new(s->ram_pages);
 	s->dirty = bitmap_new(s->ram_pages);
@@ -320,12 +320,8 @@ static int alloc_bitmaps(struct mig_source *s)
 		       : -ENOMEM;
 }
 
-static void free_all(struct mig_source *s)
+void mig_source_free_maps(struct mig_source *s)
 {
-	mig_tracker_free(s->tracker);
-	mig_crew_free(s->crew);
-	mig_session_free(s->session);
-	mig_rate_fini(&s->rate);
 	bitmap_free(s->todo, s->ram_pages);
 	bitmap_free(s->dirty, s->ram_pages);
 	bitmap_free(s->later, s->ram_pages);
@@ -335,6 +331,15 @@ static void free_all(struct mig_source *s)
 	mig_source_free_live(s);
 	bitmap_free(s->sent, s->ram_pages);
 	bitmap_free(s->pending, s->ram_pages);
+}
+
+static void free_all(struct mig_source *s)
+{
+	mig_tracker_free(s->tracker);
+	mig_crew_free(s->crew);
+	mig_session_free(s->session);
+	mig_rate_fini(&s->rate);
+	mig_source_free_maps(s);
 	free(s->state);
 	mig_follow_fini(&s->follow);
 	pthread_mutex_destroy(&s->lock);
@@ -383,7 +388,7 @@ int mig_source_start(struct mig_guest *g, const struct mig_source_config *cfg,
 	if (ret < 0)
 		goto free_s;
 	init_values(s, g, cfg);
-	ret = alloc_bitmaps(s);
+	ret = mig_source_new_maps(s);
 	if (ret == 0)
 		ret = -pthread_create(&s->thread, NULL, source_main, s);
 	if (ret < 0)

@@ -77,7 +77,7 @@ struct mig_source {
 	/* Source thread. */
 	struct mig_crew *crew; /* one member per data channel */
 	uint64_t *dirty;       /* what the last sync reported */
-	uint64_t *window;      /* written since window_begin_us (0: no look) */
+	uint64_t *window; /* written since window_begin_us; 0: the sample */
 	uint64_t window_begin_us;
 	uint64_t *hot; /* a bit per stripe: sent last; no job changes it */
 	/* source_live.c: of a scan; which chunks of RAM hold anything. */
@@ -125,7 +125,13 @@ struct mig_source {
 		pthread_mutex_unlock(&(s)->lock);                              \
 	} while (0)
 
-/* source.c. step: source thread; tells the owner. */
+/*
+ * source.c. new_maps: all bitmaps, for ram_pages; -ENOMEM, and then there may be some:
+ * free_maps either way.
+ */
+int mig_source_new_maps(struct mig_source *s);
+void mig_source_free_maps(struct mig_source *s);
+/* step: source thread; tells the owner. */
 int mig_source_step(struct mig_source *s, enum mig_event ev);
 void mig_source_say(struct mig_source *s, const char *why);
 /* All that was sent until now took so long. */

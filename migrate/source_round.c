@@ -129,12 +129,15 @@ static int first_look(struct mig_source *s)
 
 static int look_for_hot(struct mig_source *s, struct round *r)
 {
+	int ret = mig_source_hot_look(s);
+
 	r->look_every_us *= HOT_LOOK_GROWTH;
 	if (r->look_every_us >= LOOK_EVERY_US) {
 		r->look_every_us = LOOK_EVERY_US;
 		r->watched = WATCHED_NOTHING;
 	}
-	return mig_source_hot_look(s);
+	mig_fault_point(s->session, "hot");
+	return ret;
 }
 
 /* A report is of a store since the look before, if that watched all of todo. */

@@ -30,7 +30,7 @@ STALL_S = 5
 LINGER_S = 30  # migrate/dest_rejoin.c
 
 # Points of the source and of the destination, before and after the token.
-SOURCE_BEFORE = ("setup", "agreed", "round1", "look", "round2", "mark",
+SOURCE_BEFORE = ("setup", "agreed", "round1", "hot", "look", "round2", "mark",
                  "stopped", "unlocked", "state-sent", "ready", "before-token")
 SOURCE_AFTER = ("after-token", "postcopy")
 DESTINATION_BEFORE = ("setup", "agreed", "ram", "mark", "stopped", "locked")
@@ -48,7 +48,7 @@ def fault(point, action):
 
 def reaches(point):
     """Options under which a migration passes the point."""
-    if point == "round1":
+    if point in ("round1", "hot"):  # a second of it, in which there are looks
         return ("--mode", "hybrid", *SLOW)
     if point == "look":  # of a round of 8 s, so from its beginning
         return ("--mode", "hybrid", "--max-bandwidth", 2 * MIB)
