@@ -10,10 +10,10 @@
  * A request is taken from its queue only when it can start at once: there is a
  * free blk_request, a bounce buffer if it needs one, and nobody in its way if it
  * has to be alone. Otherwise it stays in the ring and its queue is `hungry`. So
- * every request that was taken waits for its memory or has exactly one operation in
- * the ring, and comes to its end without waiting for another, but for those whose turn
- * to wait for memory it is: stopping is waiting for nr_taken to reach zero. The worker
- * itself waits for headers, for rings, and for the status of what moves no data.
+ * every request that was taken is with blk_fetch or has exactly one operation in the
+ * ring, and comes to its end when its memory and the disk allow: stopping is waiting for
+ * nr_taken to reach zero. For missing headers, for missing rings, and for the status of
+ * what moves no data the worker waits itself.
  *
  * Threads: all of it on the worker; new, free, lock and unlock while stopped.
  */

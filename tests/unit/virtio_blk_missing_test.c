@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -347,6 +348,12 @@ static void test_one_missing_page_holds_up_one_write(void **state)
 	one_held(&writes);
 }
 
+static void test_one_missing_page_holds_up_one_direct_read(void **state)
+{
+	(void)state;
+	one_held(&direct_reads);
+}
+
 static void test_one_missing_page_holds_up_one_direct_write(void **state)
 {
 	(void)state;
@@ -363,6 +370,35 @@ static void test_one_missing_page_holds_up_one_bounced_write(void **state)
 {
 	(void)state;
 	one_held(&bounced_writes);
+}
+
+/* A write whose chain has writable memory besides, of which not a page comes. */
+static void test_what_is_not_asked_for_is_not_touched(void **state)
+{
+	const struct blkt_options o = { .bytes = MIB };
+	int uffd = open_uffd();
+	struct blkt t;
+	struct late l;
+	uint64_t data, beside;
+
+	(void)state;
+	if (uffd < 0)
+		skip();
+	blkt_open(&t, &o);
+	vdrv_pause(&t.d);
+	data = vdrv_alloc(&t.d, PAGE);
+	beside = vdrv_alloc(&t.d, MIB);
+	blkt_submit_pieces(&t, 0, 0, BLK_T_OUT, 0,
+			   (struct vdrv_piece[]){ { data, PAGE, false },
+						  { beside, MIB, true } },
+			   2);
+	late_start(&l, &t, uffd);
+	hold_pages(&l, beside / PAGE, MIB / PAGE);
+	vdrv_resume(&t.d);
+	wait_for(&t, 1);
+	assert_int_equal(blkt_status(&t, 0, 0), BLK_S_OK);
+	assert_int_equal(atomic_load(&l.nr_held), 0);
+	end(&t, &l);
 }
 
 struct pauser {
@@ -427,6 +463,7 @@ static pid_t start_victim(const char *what, int *ret_out)
 	pid = fork();
 	assert_true(pid >= 0);
 	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		dup2(out[1], STDOUT_FILENO);
 		execl("/proc/self/exe", "victim", what, NULL);
 		_exit(127);
@@ -494,7 +531,10 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_one_missing_page_holds_up_one_read),
 		cmocka_unit_test(test_one_missing_page_holds_up_one_write),
 		cmocka_unit_test(
+			test_one_missing_page_holds_up_one_direct_read),
+		cmocka_unit_test(
 			test_one_missing_page_holds_up_one_direct_write),
+		cmocka_unit_test(test_what_is_not_asked_for_is_not_touched),
 		cmocka_unit_test(
 			test_one_missing_page_holds_up_one_bounced_read),
 		cmocka_unit_test(
