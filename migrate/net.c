@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "migrate/net_local.h"
 #include "migrate/say.h"
 
 #define CONNECT_TIMEOUT_MS 5000
@@ -77,58 +78,6 @@ int mig_net_setup(int fd)
 	return 0;
 }
 
-static bool is_same_host(const struct sockaddr_storage *a,
-			 const struct sockaddr_storage *b)
-{
-	const struct sockaddr_in *a4 = (const void *)a, *b4 = (const void *)b;
-	const struct sockaddr_in6 *a6 = (const void *)a, *b6 = (const void *)b;
-
-	if (a->ss_family != b->ss_family)
-		return false;
-	if (a->ss_family == AF_INET)
-		return a4->sin_addr.s_addr == b4->sin_addr.s_addr;
-	return a->ss_family == AF_INET6 &&
-	       memcmp(&a6->sin6_addr, &b6->sin6_addr, sizeof(a6->sin6_addr)) ==
-		       0;
-}
-
-/*
- * Whether ai is an address of this host: what is sent there then has it as its own
- * address, too. A datagram socket asks the routes and sends nothing (connect(2)).
- */
-static bool is_here(const struct addrinfo *ai)
-{
-	struct sockaddr_storage own, peer;
-	socklen_t own_len = sizeof(own), peer_len = sizeof(peer);
-	int fd = socket(ai->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	bool ret;
-
-	if (fd < 0)
-		return false;
-	ret = connect(fd, ai->ai_addr, ai->ai_addrlen) == 0 &&
-	      getsockname(fd, (struct sockaddr *)&own, &own_len) == 0 &&
-	      getpeername(fd, (struct sockaddr *)&peer, &peer_len) == 0 &&
-	      is_same_host(&own, &peer);
-	close(fd);
-	return ret;
-}
-
-/*
- * Which congestion control suits the network its owner decides (sysctl
- * net.ipv4.tcp_congestion_control). Within this host there is no network, and one
- * that paces (BBR) sets a timer for each few segments, which took a fifth of a
- * precopy's CPU time. Reno does not, and every kernel has it, for everyone.
- * Before connect(): a socket that has begun to pace does so for good.
- */
-static void choose_congestion(int fd, const struct addrinfo *ai)
-{
-	static const char reno[] = "reno";
-
-	if (is_here(ai))
-		setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, reno,
-			   sizeof(reno) - 1);
-}
-
 /* connect() with a time limit of our own: the kernel's is minutes. */
 static int connect_one(const struct addrinfo *ai, int *ret_fd)
 {
@@ -139,7 +88,7 @@ static int connect_one(const struct addrinfo *ai, int *ret_fd)
 		    ai->ai_protocol);
 	if (fd < 0)
 		return -errno;
-	choose_congestion(fd, ai);
+	mig_net_local_choose(fd, ai->ai_addr, ai->ai_addrlen);
 	/* SO_SNDTIMEO bounds connect too (socket(7)). */
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv));
 	if (connect(fd, ai->ai_addr, ai->ai_addrlen) < 0) {

@@ -22,10 +22,7 @@ struct mig_addr {
 };
 int mig_addr_parse(const char *uri, struct mig_addr *ret_addr); /* -EINVAL */
 
-/*
- * Tries every address the name has. *err: one line, to be freed. A connection within
- * this host gets a congestion control that does not pace; any other keeps the host's.
- */
+/* Tries every address the name has; net_local.h. *err: one line, to be freed. */
 int mig_net_connect(const struct mig_addr *addr, int *ret_fd, char **err);
 /* *ret_port: what was bound, also for port 0. */
 int mig_net_listen(const struct mig_addr *addr, int *ret_fd, uint16_t *ret_port,

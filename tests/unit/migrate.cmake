@@ -1,4 +1,4 @@
-foreach(name phase converge cpu_check disk_copy hardware net rate flight follow waits
+foreach(name phase converge cpu_check disk_copy hardware net_local rate flight follow waits
 		complete_codec collapse)
 	add_executable(${name}_test ${name}_test.c)
 	target_link_libraries(${name}_test PRIVATE migrate PkgConfig::CMOCKA)

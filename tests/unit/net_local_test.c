@@ -1,5 +1,5 @@
 /*
- * Tests of migrate/net.c: which congestion control a connection gets, in a network
+ * Tests of migrate/net_local.c: which congestion control a connection gets, in a network
  * namespace of our own. Beyond a TUN device there is a mirror: it sends each packet
  * back with its addresses exchanged, so that connecting to 10.1.1.2, which nobody
  * has, reaches a listener on 10.1.1.1, by way of a network.
