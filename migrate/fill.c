@@ -156,6 +156,7 @@ int mig_fill_new(struct mig_guest *g, uint64_t *pending,
 		goto free_f;
 	}
 	vm_mem_hold(vm_mem(g->vm));
+	vm_cpus_wake_soon(g->vm, true);
 	pthread_mutex_lock(&g->lock);
 	g->fill = f;
 	pthread_mutex_unlock(&g->lock);
@@ -220,6 +221,7 @@ void mig_fill_free(struct mig_fill *f)
 	pthread_mutex_unlock(&f->guest->lock);
 	stop_missing(f);
 	stop_ensuring(f);
+	vm_cpus_wake_soon(f->guest->vm, false);
 	vm_mem_release(vm_mem(f->guest->vm));
 	pthread_rwlock_wrlock(&f->install);
 	f->ended = true;

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "vmm/slice.h"
 #include "vmm/urgent.h"
 
 /* Interrupts KVM_RUN; nothing else in the process uses it. */
@@ -59,9 +60,20 @@ static int handle_kicks(void)
 	return sigaction(KICK_SIGNAL, &sa, NULL) < 0 ? -errno : 0;
 }
 
-/* Parks until the vCPU may run: true, or shall end: false. */
-static bool park(struct vm *vm)
+/* Under vm->lock: its thread lives as long as it has a tid. */
+static void set_slice(struct vm_cpu *c)
 {
+	bool want = c->vm->wake_soon;
+
+	if (c->tid != 0 && c->wakes_soon != want &&
+	    vm_thread_slice_short(c->tid, want))
+		c->wakes_soon = want;
+}
+
+/* Parks until the vCPU may run: true, or shall end: false. */
+static bool park(struct vm_cpu *c)
+{
+	struct vm *vm = c->vm;
 	bool go_on;
 
 	pthread_mutex_lock(&vm->lock);
@@ -72,6 +84,11 @@ static bool park(struct vm *vm)
 	vm->nr_parked--;
 	go_on = !vm->quit;
 	vm_thread_urgent(pthread_self(), false);
+	set_slice(c);
+	if (!go_on) {
+		c->tid = 0;
+		c->wakes_soon = false;
+	}
 	pthread_mutex_unlock(&vm->lock);
 	return go_on;
 }
@@ -88,7 +105,7 @@ static void *cpu_thread(void *arg)
 	sigemptyset(&kick);
 	sigaddset(&kick, KICK_SIGNAL);
 	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
-	while (park(c->vm))
+	while (park(c))
 		vm_cpu_run(c);
 	return NULL;
 }
@@ -115,6 +132,16 @@ static void block_signals(sigset_t *ret_old)
 	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
 		sigdelset(&all, own[i]);
 	pthread_sigmask(SIG_SETMASK, &all, ret_old);
+}
+
+/* One that is urgent, in park() or on its way there, does it when it goes on. */
+void vm_cpus_wake_soon(struct vm *vm, bool on)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->wake_soon = on;
+	for (unsigned int i = 0; i < vm->nr_cpus; i++)
+		set_slice(&vm->cpus[i]);
+	pthread_mutex_unlock(&vm->lock);
 }
 
 static void wait_parked(struct vm *vm)

@@ -141,6 +141,11 @@ int vm_resume(struct vm *vm);
 bool vm_is_running(struct vm *vm); /* any thread */
 /* Which vCPU runs on the thread with this id, or -1. Any thread. */
 int vm_cpu_of_thread(const struct vm *vm, pid_t tid);
+/*
+ * While on, a vCPU that has waited for something other than its guest gets a core
+ * soon (slice.h): for as long as pages are missing. Any thread.
+ */
+void vm_cpus_wake_soon(struct vm *vm, bool on);
 
 /*
  * The guest's own end. peek: any thread. take: hands the event over exactly

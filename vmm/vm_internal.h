@@ -40,7 +40,8 @@ struct vm_cpu {
 	/* The thread that starts and frees the vm. */
 	pthread_t thread;
 	bool has_thread;
-	_Atomic pid_t tid; /* written by the thread; 0: it has not begun */
+	_Atomic pid_t tid; /* written by the thread; 0: not begun, or ended */
+	bool wakes_soon;   /* under lock: its thread has a short slice */
 };
 
 /* Those that the machine has, NULL where not. */
@@ -82,6 +83,7 @@ struct vm {
 	pthread_cond_t changed; /* of any of these */
 	atomic_bool run;        /* vCPUs shall run */
 	bool quit;              /* vCPU threads shall return */
+	bool wake_soon;         /* vCPU threads shall have short slices */
 	unsigned int nr_threads;
 	unsigned int nr_parked;
 	enum vm_event event; /* not yet taken */

@@ -20,6 +20,7 @@
 #include "migrate/fill.h"
 #include "tests/unit/quiet_vm.h"
 #include "vmm/bitmap.h"
+#include "vmm/vm_internal.h"
 
 #define RAM_BYTES (UINT64_C(32) << 20)
 #define PAGES     (RAM_BYTES / VM_PAGE_BYTES)
@@ -188,8 +189,10 @@ static void check_crowd(enum vm_mem_backend backend)
 		pthread_join(w[i].thread, NULL);
 	assert_int_equal(mig_fill_place(fill, 0, PAGES, f->source), 0);
 	mig_fill_hold(fill);
+	assert_true(f->guest->vm->wake_soon);
 	mig_fill_free(fill); /* from here on no fault is being served */
 	assert_null(f->guest->fill);
+	assert_false(f->guest->vm->wake_soon);
 	assert_int_equal(mig_fill_pending(fill), 0);
 	assert_int_equal(f->drained, 1);
 	mig_fill_faults(fill, &faults);

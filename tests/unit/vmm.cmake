@@ -1,5 +1,5 @@
 # 77: skipped, the test has said why.
-foreach(name bitmap_test mem_test cpuid_test vcpu_test dirty_test)
+foreach(name bitmap_test mem_test cpuid_test vcpu_test slice_test dirty_test)
 	add_executable(${name} ${name}.c)
 	target_link_libraries(${name} PRIVATE vmm PkgConfig::CMOCKA)
 	add_test(NAME unit/${name} COMMAND ${name})

@@ -1,0 +1,150 @@
+/* vCPU threads have short time slices while they shall wake soon, and only then. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "tests/unit/tiny_guest.h"
+#include "vmm/slice.h"
+
+#define SHORT_NS    100000
+#define PATIENCE_MS 5000
+
+static const struct vm_config two_cpus = { .ram_bytes = 2 << 20, .nr_cpus = 2 };
+
+/* ebx and the word at 0x3000 count for ever */
+static const uint8_t counting[] = {
+	0x43,                               /* 1: inc ebx */
+	0x89, 0x1d, 0x00, 0x30, 0x00, 0x00, /* mov [0x3000], ebx */
+	0xeb, 0xf7,                         /* jmp 1b */
+};
+
+/* SCHED_ATTR_SIZE_VER0, see slice.c. */
+static uint64_t slice_ns(pid_t tid)
+{
+	struct {
+		uint32_t size, policy;
+		uint64_t flags;
+		int32_t nice;
+		uint32_t priority;
+		uint64_t runtime_ns, deadline, period;
+	} a;
+
+	assert_int_equal(syscall(SYS_sched_getattr, tid, &a, sizeof(a), 0), 0);
+	return a.runtime_ns;
+}
+
+static bool kernel_has_slices(void)
+{
+	pid_t me = gettid();
+	bool ret = vm_thread_slice_short(me, true) && slice_ns(me) == SHORT_NS;
+
+	vm_thread_slice_short(me, false);
+	return ret;
+}
+
+static unsigned int nr_short(const struct tiny *t)
+{
+	unsigned int n = 0;
+
+	for (unsigned int i = 0; i < t->vm->nr_cpus; i++)
+		n += slice_ns(t->vm->cpus[i].tid) == SHORT_NS;
+	return n;
+}
+
+/* A thread that was parked sees to it when it goes on. */
+static void becomes_short(const struct tiny *t, unsigned int nr)
+{
+	for (int ms = 0; ms < PATIENCE_MS && nr_short(t) != nr; ms++)
+		tiny_sleep_ms(1);
+	assert_int_equal(nr_short(t), nr);
+}
+
+static struct tiny *start(bool wake_soon)
+{
+	struct tiny *t = tiny_new(&two_cpus);
+
+	tiny_code(t, counting, sizeof(counting));
+	vm_cpus_wake_soon(t->vm, wake_soon);
+	assert_int_equal(vm_start(t->vm), 0);
+	assert_int_equal(vm_resume(t->vm), 0);
+	assert_int_not_equal(tiny_wait_change(t, DATA_GPA, 0), 0);
+	return t;
+}
+
+static void test_said_while_they_run(void **state)
+{
+	struct tiny *t = start(false);
+
+	(void)state;
+	assert_int_equal(nr_short(t), 0);
+	vm_cpus_wake_soon(t->vm, true);
+	becomes_short(t, 2);
+	vm_cpus_wake_soon(t->vm, false);
+	becomes_short(t, 0);
+	tiny_free(t);
+}
+
+static void test_said_before_they_begin(void **state)
+{
+	struct tiny *t = start(true);
+
+	(void)state;
+	becomes_short(t, 2);
+	tiny_free(t);
+}
+
+/* In a pause they may be real-time threads, which have no such slice. */
+static void test_said_in_a_pause(void **state)
+{
+	struct tiny *t = start(false);
+
+	(void)state;
+	for (int i = 0; i < 20; i++) {
+		bool on = i % 2 == 0;
+
+		assert_int_equal(vm_pause(t->vm), 0);
+		vm_cpus_wake_soon(t->vm, on);
+		assert_int_equal(vm_resume(t->vm), 0);
+		becomes_short(t, on ? 2 : 0);
+	}
+	tiny_free(t);
+}
+
+static void test_threads_that_ended_are_left_alone(void **state)
+{
+	struct tiny *t = start(true);
+
+	(void)state;
+	becomes_short(t, 2);
+	vm_cpus_stop(t->vm);
+	assert_int_equal(t->vm->cpus[0].tid, 0);
+	vm_cpus_wake_soon(t->vm, true);
+	assert_int_equal(vm_start(t->vm), 0);
+	assert_int_equal(vm_resume(t->vm), 0);
+	becomes_short(t, 2); /* new threads, and they know */
+	tiny_free(t);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_said_while_they_run),
+		cmocka_unit_test(test_said_before_they_begin),
+		cmocka_unit_test(test_said_in_a_pause),
+		cmocka_unit_test(test_threads_that_ended_are_left_alone),
+	};
+
+	tiny_need_kvm();
+	if (!kernel_has_slices()) {
+		printf("SKIPPED: no time slices of threads' own here (Linux "
+		       "6.12)\n");
+		return 77;
+	}
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
