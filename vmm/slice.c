@@ -17,8 +17,7 @@ struct attr {
 	uint64_t sched_flags;
 	int32_t sched_nice;
 	uint32_t sched_priority;
-	uint64_t
-		sched_runtime; /* ns; of an ordinary thread its slice, 0: any */
+	uint64_t sched_runtime; /* ns; an ordinary one's slice, 0: any */
 	uint64_t sched_deadline;
 	uint64_t sched_period;
 };
