@@ -3,25 +3,30 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdbool.h>
-#include <string.h>
 #include <unistd.h>
 
-static bool is_same_host(const struct sockaddr_storage *a,
-			 const struct sockaddr_storage *b)
+static bool is_same_host(const struct sockaddr_storage *own,
+			 const struct sockaddr_storage *peer)
 {
-	const struct sockaddr_in *a4 = (const void *)a, *b4 = (const void *)b;
-	const struct sockaddr_in6 *a6 = (const void *)a, *b6 = (const void *)b;
+	const struct sockaddr_in *o4 = (const void *)own;
+	const struct sockaddr_in *p4 = (const void *)peer;
+	const struct sockaddr_in6 *o6 = (const void *)own;
+	const struct sockaddr_in6 *p6 = (const void *)peer;
 
-	if (a->ss_family != b->ss_family)
+	if (own->ss_family != peer->ss_family)
 		return false;
-	if (a->ss_family == AF_INET)
-		return a4->sin_addr.s_addr == b4->sin_addr.s_addr;
-	return a->ss_family == AF_INET6 &&
-	       memcmp(&a6->sin6_addr, &b6->sin6_addr, sizeof(a6->sin6_addr)) ==
-		       0;
+	if (own->ss_family == AF_INET)
+		return o4->sin_addr.s_addr == p4->sin_addr.s_addr ||
+		       ntohl(p4->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+	return own->ss_family == AF_INET6 &&
+	       IN6_ARE_ADDR_EQUAL(&o6->sin6_addr, &p6->sin6_addr);
 }
 
-/* What is sent to an address of this host has it as its own address, too. */
+/*
+ * What is sent to an address of this host has it as its own address, too; but for all of
+ * 127/8 that is 127.0.0.1. (And for a second address of one subnet it is the first: such
+ * a connection is taken for one to elsewhere.)
+ */
 static bool is_local(int fd)
 {
 	struct sockaddr_storage own, peer;

@@ -4,7 +4,8 @@
  * Which congestion control suits a network its owner decides (sysctl
  * net.ipv4.tcp_congestion_control). Within a host there is no network, and one that
  * paces (BBR) sets a timer for each few segments, which took a quarter of a precopy's
- * time. Reno does not pace, and every kernel has it, for everyone.
+ * time. Reno does not pace, and every kernel has it, for everyone unless its owner has
+ * taken it away. The end that connects sends the bulk; the other is left as it is.
  *
  * Threads: any. Errors: none; where the kernel refuses, the socket stays as it is.
  */

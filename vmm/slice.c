@@ -5,7 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define SLICE_SHORT_NS UINT64_C(100000) /* the least: kernel/sched/syscalls.c */
+#define SLICE_SHORT_NS UINT64_C(100000) /* the least that Linux allows */
 
 /*
  * SCHED_ATTR_SIZE_VER0 of linux/sched/types.h, which cannot be included where libc

@@ -1,10 +1,11 @@
 /*
  * vmm/slice.h: threads that get a core soon after they wake.
  *
- * Of threads that have had their share the scheduler takes the one whose time slice
- * ends first, and a slice is milliseconds: whoever wakes waits for most of somebody
- * else's. One with the shortest slice goes first, and takes no more of the core in
- * all. From Linux 6.12 on; before that nothing changes.
+ * Of threads that have had no more than their share the scheduler takes the one whose
+ * time slice would end first, and a slice is milliseconds: whoever wakes waits for most
+ * of somebody else's. One with the shortest slice goes first, and takes no more of the
+ * core in all (Linux Documentation/scheduler/sched-eevdf.rst). From Linux 6.12 on;
+ * before that nothing changes.
  */
 #ifndef VMM_SLICE_H
 #define VMM_SLICE_H

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <sched.h>
 #include <stdio.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -12,8 +13,7 @@
 #include "tests/unit/tiny_guest.h"
 #include "vmm/slice.h"
 
-#define SHORT_NS    100000
-#define PATIENCE_MS 5000
+#define SHORT_NS 100000
 
 static const struct vm_config two_cpus = { .ram_bytes = 2 << 20, .nr_cpus = 2 };
 
@@ -24,8 +24,14 @@ static const uint8_t counting[] = {
 	0xeb, 0xf7,                         /* jmp 1b */
 };
 
+enum slice {
+	SLICE_SHORT,
+	SLICE_NORMAL,
+	SLICE_NONE, /* a real-time thread, as one may be in a pause */
+};
+
 /* SCHED_ATTR_SIZE_VER0, see slice.c. */
-static uint64_t slice_ns(pid_t tid)
+static enum slice slice_of(pid_t tid)
 {
 	struct {
 		uint32_t size, policy;
@@ -36,33 +42,37 @@ static uint64_t slice_ns(pid_t tid)
 	} a;
 
 	assert_int_equal(syscall(SYS_sched_getattr, tid, &a, sizeof(a), 0), 0);
-	return a.runtime_ns;
+	if (a.policy != SCHED_OTHER)
+		return SLICE_NONE;
+	return a.runtime_ns == SHORT_NS ? SLICE_SHORT : SLICE_NORMAL;
 }
 
 static bool kernel_has_slices(void)
 {
 	pid_t me = gettid();
-	bool ret = vm_thread_slice_short(me, true) && slice_ns(me) == SHORT_NS;
+	bool ret = vm_thread_slice_short(me, true) &&
+		   slice_of(me) == SLICE_SHORT;
 
 	vm_thread_slice_short(me, false);
 	return ret;
 }
 
-static unsigned int nr_short(const struct tiny *t)
+static bool all_have(const struct tiny *t, enum slice want)
 {
-	unsigned int n = 0;
-
-	for (unsigned int i = 0; i < t->vm->nr_cpus; i++)
-		n += slice_ns(t->vm->cpus[i].tid) == SHORT_NS;
-	return n;
+	for (unsigned int i = 0; i < t->vm->nr_cpus; i++) {
+		if (slice_of(t->vm->cpus[i].tid) != want)
+			return false;
+	}
+	return true;
 }
 
 /* A thread that was parked sees to it when it goes on. */
-static void becomes_short(const struct tiny *t, unsigned int nr)
+static void wait_for(const struct tiny *t, enum slice want)
 {
-	for (int ms = 0; ms < PATIENCE_MS && nr_short(t) != nr; ms++)
+	for (int ms = 0; !all_have(t, want); ms++) {
+		assert_true(ms < TINY_PATIENCE_S * 1000);
 		tiny_sleep_ms(1);
-	assert_int_equal(nr_short(t), nr);
+	}
 }
 
 static struct tiny *start(bool wake_soon)
@@ -82,11 +92,11 @@ static void test_said_while_they_run(void **state)
 	struct tiny *t = start(false);
 
 	(void)state;
-	assert_int_equal(nr_short(t), 0);
+	wait_for(t, SLICE_NORMAL);
 	vm_cpus_wake_soon(t->vm, true);
-	becomes_short(t, 2);
+	wait_for(t, SLICE_SHORT);
 	vm_cpus_wake_soon(t->vm, false);
-	becomes_short(t, 0);
+	wait_for(t, SLICE_NORMAL);
 	tiny_free(t);
 }
 
@@ -95,7 +105,7 @@ static void test_said_before_they_begin(void **state)
 	struct tiny *t = start(true);
 
 	(void)state;
-	becomes_short(t, 2);
+	wait_for(t, SLICE_SHORT);
 	tiny_free(t);
 }
 
@@ -111,7 +121,7 @@ static void test_said_in_a_pause(void **state)
 		assert_int_equal(vm_pause(t->vm), 0);
 		vm_cpus_wake_soon(t->vm, on);
 		assert_int_equal(vm_resume(t->vm), 0);
-		becomes_short(t, on ? 2 : 0);
+		wait_for(t, on ? SLICE_SHORT : SLICE_NORMAL);
 	}
 	tiny_free(t);
 }
@@ -121,13 +131,13 @@ static void test_threads_that_ended_are_left_alone(void **state)
 	struct tiny *t = start(true);
 
 	(void)state;
-	becomes_short(t, 2);
+	wait_for(t, SLICE_SHORT);
 	vm_cpus_stop(t->vm);
 	assert_int_equal(t->vm->cpus[0].tid, 0);
 	vm_cpus_wake_soon(t->vm, true);
 	assert_int_equal(vm_start(t->vm), 0);
 	assert_int_equal(vm_resume(t->vm), 0);
-	becomes_short(t, 2); /* new threads, and they know */
+	wait_for(t, SLICE_SHORT); /* new threads, and they know */
 	tiny_free(t);
 }
 
