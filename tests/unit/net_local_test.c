@@ -178,8 +178,8 @@ static void test_here_it_does_not_pace(void **state)
 	(void)state;
 	connect_by("127.0.0.1", "127.0.0.1", cc);
 	assert_string_equal(cc, "reno");
-	connect_by("127.0.1.1", "127.0.1.1",
-		   cc); /* Debian's for a host's name */
+	/* Where Debian puts a host's own name. */
+	connect_by("127.0.1.1", "127.0.1.1", cc);
 	assert_string_equal(cc, "reno");
 	connect_by("10.1.1.1", "10.1.1.1", cc);
 	assert_string_equal(cc, "reno");

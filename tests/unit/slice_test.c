@@ -17,13 +17,6 @@
 
 static const struct vm_config two_cpus = { .ram_bytes = 2 << 20, .nr_cpus = 2 };
 
-/* ebx and the word at 0x3000 count for ever */
-static const uint8_t counting[] = {
-	0x43,                               /* 1: inc ebx */
-	0x89, 0x1d, 0x00, 0x30, 0x00, 0x00, /* mov [0x3000], ebx */
-	0xeb, 0xf7,                         /* jmp 1b */
-};
-
 enum slice {
 	SLICE_SHORT,
 	SLICE_NORMAL,
@@ -79,7 +72,7 @@ static struct tiny *start(bool wake_soon)
 {
 	struct tiny *t = tiny_new(&two_cpus);
 
-	tiny_code(t, counting, sizeof(counting));
+	tiny_code(t, tiny_counting, sizeof(tiny_counting));
 	vm_cpus_wake_soon(t->vm, wake_soon);
 	assert_int_equal(vm_start(t->vm), 0);
 	assert_int_equal(vm_resume(t->vm), 0);

@@ -24,6 +24,13 @@
 #define AP_GPA   0x1000 /* SIPI vector 1 */
 #define DATA_GPA 0x3000
 
+/* ebx and the word at DATA_GPA count for ever */
+static const uint8_t tiny_counting[] = {
+	0x43,                               /* 1: inc ebx */
+	0x89, 0x1d, 0x00, 0x30, 0x00, 0x00, /* mov [0x3000], ebx */
+	0xeb, 0xf7,                         /* jmp 1b */
+};
+
 struct tiny {
 	struct vm_device device; /* first: ops get it back by a cast */
 	struct vm *vm;

@@ -13,13 +13,6 @@ static const struct vm_config one_cpu = { .ram_bytes = 2 * MIB, .nr_cpus = 1 };
 static const struct vm_config four_cpus = { .ram_bytes = 2 * MIB,
 					    .nr_cpus = 4 };
 
-/* ebx and the word at 0x3000 count for ever */
-static const uint8_t counting[] = {
-	0x43,                               /* 1: inc ebx */
-	0x89, 0x1d, 0x00, 0x30, 0x00, 0x00, /* mov [0x3000], ebx */
-	0xeb, 0xf7,                         /* jmp 1b */
-};
-
 /* reads port 0x500 for ever and reports any value that is not the next one */
 static const uint8_t reading[] = {
 	0xba, 0x00, 0x05, 0x00, 0x00,       /* mov edx, 0x500 */
@@ -88,7 +81,7 @@ static struct tiny *start(const struct vm_config *cfg, const uint8_t *code,
 
 static void test_starts_parked_and_stops(void **state)
 {
-	struct tiny *t = start(&one_cpu, counting, sizeof(counting));
+	struct tiny *t = start(&one_cpu, tiny_counting, sizeof(tiny_counting));
 	uint32_t seen;
 
 	(void)state;
@@ -264,7 +257,9 @@ static uint64_t host_ns(void)
 static void test_time_moves_on_and_stays_equal(void **state)
 {
 	const uint64_t second = 1000000000;
-	struct tiny *a = start(&four_cpus, counting, sizeof(counting)), *b;
+	struct tiny *a = start(&four_cpus, tiny_counting,
+			       sizeof(tiny_counting)),
+		    *b;
 	struct vm_state before, after;
 	uint64_t ns, cycles, khz = vm_tsc_khz(a->vm), begin_ns, max_ns;
 
@@ -311,7 +306,7 @@ static void test_triple_fault_is_a_reset(void **state)
 
 	/* Power-on state again: it can be started afresh. */
 	assert_int_equal(vm_reset_cpus(t->vm, NULL), 0);
-	tiny_code(t, counting, sizeof(counting));
+	tiny_code(t, tiny_counting, sizeof(tiny_counting));
 	assert_int_equal(vm_resume(t->vm), 0);
 	assert_int_not_equal(tiny_wait_change(t, DATA_GPA, 0), 0);
 	tiny_free(t);
@@ -352,7 +347,7 @@ static void refused(struct tiny *t, const struct vm_state *s, uint64_t elapsed)
 
 static void test_bad_state_is_refused(void **state)
 {
-	struct tiny *t = start(&one_cpu, counting, sizeof(counting));
+	struct tiny *t = start(&one_cpu, tiny_counting, sizeof(tiny_counting));
 	struct vm_state good, s;
 	struct vm_cpu_state cpu;
 	struct vm_msr msr = { .index = 0xc0000081, .value = 1 };
