@@ -78,6 +78,7 @@ int daemon_open_boot_files(struct daemon *d, const struct vm_boot_files *files,
 static void guest_is_here(struct daemon *d, struct mig_guest *g)
 {
 	d->guest = g;
+	mig_collapse_start(&g->collapse);
 	serial_connect(d->serial, g->vm);
 	if (d->console)
 		serial_connect(d->console, g->vm);

@@ -7,8 +7,11 @@
 
 /* Of the time that copying takes: the guest has the rest to itself. */
 #define REST_SHARE 4
-/* For one block: a page of it may be in somebody's hands. */
-#define TRIES_MAX 8
+/* Less is not worth a timer: looking at a block that stays as it is takes 5 us. */
+#define REST_AFTER_US 1000
+/* Between two looks at all of RAM; twice as long after each that found nothing. */
+#define LOOK_US_MIN 1000000
+#define LOOK_US_MAX 64000000
 /* So many blocks in a row that could not be huge: none can. */
 #define FAILED_MAX 16
 
@@ -31,36 +34,46 @@ static void rest(struct mig_collapse *c, uint64_t us)
 		pthread_cond_wait(&c->changed, &c->lock);
 }
 
-/* Under lock, dropped at rest. */
-static int collapse_block(struct mig_collapse *c, uint64_t offset)
+/* All of RAM, under lock, dropped at rest. Whether anything became huge. */
+static bool go_over(struct mig_collapse *c)
 {
-	unsigned int tries = 0;
-	int ret;
+	uint64_t bytes = vm_mem_bytes(c->mem);
+	uint64_t begin_us = mig_now_us();
+	unsigned int nr_failed = 0;
+	bool made = false;
+	uint64_t took_us;
+	uint64_t at;
+	int ret = 0;
 
-	do {
-		uint64_t begin_us = mig_now_us();
-
-		ret = vm_mem_collapse(c->mem, offset);
-		rest(c, (mig_now_us() - begin_us) * REST_SHARE);
-	} while (ret == -EAGAIN && ++tries < TRIES_MAX && !c->ending);
-	return ret;
+	for (at = 0; at < bytes && nr_failed < FAILED_MAX && ret != -ENOMEM &&
+		     !c->ending;
+	     at += VM_HUGE_PAGE_BYTES) {
+		ret = vm_mem_collapse(c->mem, at);
+		made |= ret > 0;
+		nr_failed = ret < 0 ? nr_failed + 1 : 0;
+		took_us = mig_now_us() - begin_us;
+		if (took_us >= REST_AFTER_US) {
+			rest(c, took_us * REST_SHARE);
+			begin_us = mig_now_us();
+		}
+	}
+	return made;
 }
 
 static void *collapse_main(void *arg)
 {
 	struct mig_collapse *c = arg;
-	uint64_t bytes = vm_mem_bytes(c->mem);
-	unsigned int nr_failed = 0;
-	uint64_t at;
-	int ret = 0;
+	uint64_t look_us = LOOK_US_MIN;
 
 	pthread_mutex_lock(&c->lock);
 	rest(c, 0);
-	for (at = 0; at < bytes && nr_failed < FAILED_MAX && ret != -ENOMEM &&
-		     !c->ending;
-	     at += VM_HUGE_PAGE_BYTES) {
-		ret = collapse_block(c, at);
-		nr_failed = ret < 0 ? nr_failed + 1 : 0;
+	while (!c->ending) {
+		if (go_over(c))
+			look_us = LOOK_US_MIN;
+		if (!vm_mem_stays_small(c->mem))
+			break;
+		rest(c, look_us);
+		look_us = look_us * 2 < LOOK_US_MAX ? look_us * 2 : LOOK_US_MAX;
 	}
 	pthread_mutex_unlock(&c->lock);
 	return NULL;

@@ -1,11 +1,12 @@
 /*
- * migrate/collapse.h: memory that arrived in small pages becomes huge pages again.
+ * migrate/collapse.h: memory that is there in small pages becomes huge pages.
  *
- * Pages that arrive one by one, while the guest runs, are small ones, and stay
- * so: RAM wants no huge pages of itself (vmm/mem.h). Once all are there a thread
- * goes over RAM block by block, and rests between two of them, since others wait
- * while one is copied. Blocks that are not wholly populated are left alone, so no
- * memory is added. Nothing depends on it.
+ * RAM wants no huge pages of itself (vmm/mem.h), so that what is never touched costs
+ * nothing: what a guest fills, and what arrives one page at a time while it runs, are
+ * small pages, and stay so. A thread goes over RAM block by block and makes huge what is
+ * wholly populated, so that no memory is added, and rests between two blocks, since
+ * others wait while one is copied. Then it looks again, the later the less it found.
+ * Nothing depends on it.
  *
  * Threads: init, fini: the guest's owner. The rest: any.
  */
@@ -32,9 +33,12 @@ struct mig_collapse {
 void mig_collapse_init(struct mig_collapse *c, struct vm_mem *mem);
 /* While the memory is still there; held or not. */
 void mig_collapse_fini(struct mig_collapse *c);
-/* All pages are in. Once; later calls do nothing. */
+/* The guest lives here. Once; later calls do nothing. */
 void mig_collapse_start(struct mig_collapse *c);
-/* While anybody holds it no block is touched: hold waits for the current one. */
+/*
+ * While anybody holds it no block is touched: hold waits for the current one. By
+ * whoever follows what RAM holds: a migration, a snapshot, a fill.
+ */
 void mig_collapse_hold(struct mig_collapse *c);
 void mig_collapse_release(struct mig_collapse *c);
 

@@ -156,6 +156,7 @@ int mig_fill_new(struct mig_guest *g, uint64_t *pending,
 		goto free_f;
 	}
 	vm_mem_hold(vm_mem(g->vm));
+	mig_collapse_hold(&g->collapse);
 	vm_cpus_wake_soon(g->vm, true);
 	pthread_mutex_lock(&g->lock);
 	g->fill = f;
@@ -211,24 +212,26 @@ static void stop_ensuring(struct mig_fill *f)
 
 void mig_fill_free(struct mig_fill *f)
 {
-	struct mig_collapse *collapse;
+	struct mig_guest *g;
+	bool complete;
 
 	if (!f)
 		return;
-	collapse = mig_fill_pending(f) == 0 ? &f->guest->collapse : NULL;
-	pthread_mutex_lock(&f->guest->lock);
-	f->guest->fill = NULL;
-	pthread_mutex_unlock(&f->guest->lock);
+	g = f->guest;
+	complete = mig_fill_pending(f) == 0;
+	pthread_mutex_lock(&g->lock);
+	g->fill = NULL;
+	pthread_mutex_unlock(&g->lock);
 	stop_missing(f);
 	stop_ensuring(f);
-	vm_cpus_wake_soon(f->guest->vm, false);
-	vm_mem_release(vm_mem(f->guest->vm));
+	vm_cpus_wake_soon(g->vm, false);
+	vm_mem_release(vm_mem(g->vm));
 	pthread_rwlock_wrlock(&f->install);
 	f->ended = true;
 	pthread_rwlock_unlock(&f->install);
 	mig_fill_drop(f);
-	if (collapse)
-		mig_collapse_start(collapse);
+	if (complete)
+		mig_collapse_release(&g->collapse);
 }
 
 void mig_fill_hold(struct mig_fill *f)

@@ -47,7 +47,7 @@ int mig_fill_new(struct mig_guest *g, uint64_t *pending,
 		 struct mig_fill **ret_fill, char **err);
 /*
  * Ends the fill: no op runs once it returns, g->fill is NULL, and with every page
- * here the guest's memory begins to become huge (collapse.h). NULL is fine. Not
+ * here the guest's memory may become huge (collapse.h). NULL is fine. Not
  * from ops; and the operation's own threads are out of mig_fill_place(), those
  * that drained() has been called on included; fault threads are waited for. When
  * pages are still pending they read as zero from here on, so that is only for a

@@ -124,13 +124,18 @@ int vm_mem_scan_populated(const struct vm_mem *m, uint64_t offset,
 void vm_mem_populate(struct vm_mem *m, uint64_t offset, uint64_t bytes);
 /*
  * The block of 2 MiB at offset (aligned) becomes a huge page if all of it is
- * populated, in anonymous memory; else, where it is one, and where the host wants
- * none, nothing is done. What is in it stays. Who touches it meanwhile waits, and so
+ * populated, in anonymous memory: 1; else, where it is one, and where the host wants
+ * none, nothing is done: 0. What is in it stays. Who touches it meanwhile waits, and so
  * does whoever has another page fault that needs mmap_lock. -ENOMEM: no huge page is
  * to be had. -EAGAIN: a page was in use. Others of MADV_COLLAPSE (Linux 6.1): this
- * block cannot be one now. Any thread.
+ * block cannot be one now. Before Linux 6.7, 1 also where it is one. Any thread.
  */
 int vm_mem_collapse(struct vm_mem *m, uint64_t offset);
+/*
+ * Nobody else makes huge what the guest populates, and vm_mem_collapse() can tell what
+ * is: so it is worth calling again. Any thread.
+ */
+bool vm_mem_stays_small(const struct vm_mem *m);
 /*
  * Back to never-populated zeros, marked dirty. Host-page aligned. Any thread.
  */

@@ -27,6 +27,7 @@
 /* Where found pages go. */
 struct scan {
 	uint64_t categories; /* PAGE_IS_*: any of them makes a page count */
+	uint64_t none_of;    /* but none of these, where the kernel tells */
 	uint64_t *bitmap;    /* NULL: only count */
 	bool exact;          /* -EPERM rather than a page too many */
 	uint64_t nr_pages;
@@ -46,23 +47,24 @@ static void found(struct scan *s, uint64_t page, uint64_t nr_pages)
 }
 
 /*
- * PFNZERO is inverted and required: pages that do not map the zero page. It is
- * also all that is returned, i.e. always 0, so that regions merge across
- * present and swapped.
+ * PFNZERO is inverted and required: pages that do not map the zero page. So is
+ * none_of. PFNZERO is also all that is returned, i.e. always 0, so that regions merge
+ * across present and swapped.
  */
 static int scan_by_ioctl(const struct vm_mem *m, int fd, uint64_t offset,
 			 uint64_t bytes, struct scan *s)
 {
 	struct page_region regions[SCAN_REGIONS];
 	uint64_t base = (uintptr_t)m->base;
+	uint64_t none_of = PAGE_IS_PFNZERO | s->none_of;
 	struct pm_scan_arg arg = {
 		.size = sizeof(arg),
 		.start = base + offset,
 		.end = base + offset + bytes,
 		.vec = (uintptr_t)regions,
 		.vec_len = SCAN_REGIONS,
-		.category_inverted = PAGE_IS_PFNZERO,
-		.category_mask = PAGE_IS_PFNZERO,
+		.category_inverted = none_of,
+		.category_mask = none_of,
 		.category_anyof_mask = s->categories,
 		.return_mask = PAGE_IS_PFNZERO,
 	};
@@ -274,10 +276,23 @@ void vm_mem_populate(struct vm_mem *m, uint64_t offset, uint64_t bytes)
 	madvise(m->base + offset, bytes, MADV_POPULATE_WRITE);
 }
 
-/* All of it populated, and by pages that hold something, as far as can be known. */
+bool vm_mem_stays_small(const struct vm_mem *m)
+{
+	struct scan s = { .categories = PAGE_IS_PRESENT };
+
+	return m->huge == HUGE_ON_REQUEST &&
+	       with_pagemap(m, scan_by_ioctl, 0, VM_PAGE_BYTES, &s) == 0;
+}
+
+/*
+ * All of it populated in small pages, and by such that hold something, as far as can
+ * be known.
+ */
 static bool is_whole(const struct vm_mem *m, uint64_t offset)
 {
-	struct scan s = { .categories = PAGE_IS_PRESENT, .exact = true };
+	struct scan s = { .categories = PAGE_IS_PRESENT,
+			  .none_of = PAGE_IS_HUGE,
+			  .exact = true };
 
 	return scan_page_tables(m, offset, VM_HUGE_PAGE_BYTES, &s) == 0 &&
 	       s.nr_pages == VM_HUGE_PAGE_BYTES / VM_PAGE_BYTES;
@@ -293,7 +308,7 @@ int vm_mem_collapse(struct vm_mem *m, uint64_t offset)
 		return 0;
 	if (m->huge == HUGE_ON_REQUEST)
 		madvise(at, VM_HUGE_PAGE_BYTES, MADV_HUGEPAGE);
-	ret = madvise(at, VM_HUGE_PAGE_BYTES, MADV_COLLAPSE) < 0 ? -errno : 0;
+	ret = madvise(at, VM_HUGE_PAGE_BYTES, MADV_COLLAPSE) < 0 ? -errno : 1;
 	if (m->huge == HUGE_ON_REQUEST)
 		madvise(at, VM_HUGE_PAGE_BYTES, MADV_NOHUGEPAGE);
 	return ret;

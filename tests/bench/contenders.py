@@ -1,8 +1,9 @@
 """The two sides of versus.py: vmmd and QEMU move the same guest.
 
 A contender boots a guest, moves it, and tells what that cost, always in the same
-steps: boot, memory for the other side warmed, a look at the clocks, the move, a
-look at the clocks. Both give a dict of the same figures; see FIGURES in report.py.
+steps: boot, huge pages settled, memory for the other side warmed, a look at the
+clocks, the move, a look at the clocks. Both give a dict of the same figures; see
+FIGURES in report.py.
 """
 
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import qemu
 from limits import Warm
+from settle import wait_settled
 from vmmd import GIB, MIB, PATIENCE_S, Guest, Timeout
 
 ROOM_MIB = 64  # in the guest, beside its test memory
@@ -144,6 +146,9 @@ class Contender:
             guest = self.boot(f"mem={size_mib}M {work}" if scenario.filled else work,
                               mem_mib, scenario.cpus)
             guest.wait_ready()
+            if scenario.filled:
+                Warm(size_mib * MIB).release()
+                wait_settled(guest.vmm.pid, size_mib)
             _, rest = resident(guest.vmm.pid, mem_mib * MIB)
             figures = {"overhead_mib": rest / MIB}
             if "rest_ms" in scenario.show:

@@ -1,13 +1,14 @@
 #!/usr/bin/python3
-"""How fast a guest is on small pages, while it moves, and on huge pages again.
+"""How fast a guest is while its pages become huge, on huge pages, and while it moves.
 
 huge.py [--runs N] [--mem MIB] [--as text|markdown|json] [--smoke]
 
-A guest that reads at random (and writes one page in 64) is launched, moved by
-precopy, whose receiver takes huge pages for what comes whole, and then by
-postcopy, which brings small ones: vmmd makes them huge again afterwards. Its speed
-is what it says itself between two heartbeats, in pages read per second; huge: of
-the process's memory, from /proc/PID/smaps. Medians of N runs.
+A guest that reads at random (and writes one page in 64) is launched, and vmmd makes
+huge what it has filled; it is moved by precopy, whose receiver takes huge pages for
+what comes whole, and then by postcopy, which brings small ones as well: they become
+huge afterwards. Its speed is what it says itself between two heartbeats, in pages
+read per second; huge: of the process's memory, from /proc/PID/smaps_rollup. Medians
+of N runs.
 
 Environment: VMMD, GUEST_ELF; else the release build's.
 """
@@ -23,6 +24,7 @@ import time
 from pathlib import Path
 
 from limits import ROOT, Warm
+from settle import huge_mib, wait_settled
 from table import print_table
 
 sys.path.insert(0, str(ROOT / "tests/integration"))
@@ -33,17 +35,9 @@ os.environ.setdefault("GUEST_ELF",
 from vmmd import MIB, Host  # noqa: E402
 
 WATCH_S = 2
-SETTLED_S = 0.5  # no more huge pages in so long: that was all
 COLUMNS = (("phase", "phase"), ("ms", "lasted, ms"), ("huge_mib", "huge, MiB"),
            ("pages_per_s", "pages read per second"),
            ("stall_ms", "longest stall, ms"))
-
-
-def huge_mib(vmm):
-    """Of its guest's memory: the rest has none worth mentioning."""
-    lines = Path(f"/proc/{vmm.pid}/smaps").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines
-               if line.startswith("AnonHugePages:")) // 1024
 
 
 class Phase:
@@ -61,7 +55,7 @@ class Phase:
         ms = beats[-1]["t_ms"] - beats[0]["t_ms"]
         read = beats[-1]["verified"] - beats[0]["verified"]
         return {"phase": self.name, "ms": ms,
-                "huge_mib": huge_mib(self.guest.vmm),
+                "huge_mib": huge_mib(self.guest.vmm.pid),
                 "pages_per_s": 1000 * read / ms,
                 "stall_ms": max(beat["max_stall_all_us"]
                                 for beat in beats[1:]) / 1000}
@@ -73,18 +67,18 @@ def watch(guest, name):
     return phase.end()
 
 
-def wait_settled(vmm):
-    """No more huge pages than a moment ago."""
-    before, now = -1, huge_mib(vmm)
-    while now != before:
-        time.sleep(SETTLED_S)
-        before, now = now, huge_mib(vmm)
+def watch_settling(guest, name, mem_mib):
+    phase = Phase(guest, name)
+    wait_settled(guest.vmm.pid, mem_mib)
+    return phase.end()
 
 
 def measure(host, mem_mib):
     guest = host.run(f"mem={mem_mib}M hb=50 work=read",
                      mem=f"{mem_mib + 64}M").wait_ready()
-    rows = [watch(guest, "launched: small pages")]
+    Warm(mem_mib * MIB).release()
+    rows = [watch_settling(guest, "launched, while pages become huge", mem_mib),
+            watch(guest, "on huge pages")]
     Warm(mem_mib * MIB).release()
     host.move(guest, "--mode", "precopy")
     rows.append(watch(guest, "after a precopy"))
@@ -92,9 +86,8 @@ def measure(host, mem_mib):
     phase = Phase(guest, "during a postcopy")
     host.move(guest, "--mode", "postcopy")
     rows.append(phase.end())
-    phase = Phase(guest, "while pages become huge")
-    wait_settled(guest.vmm)
-    rows.append(phase.end())
+    Warm(mem_mib * MIB).release()
+    rows.append(watch_settling(guest, "while pages become huge", mem_mib))
     rows.append(watch(guest, "after that"))
     guest.verify()
     guest.vmm.stop(force=True)

@@ -329,6 +329,18 @@ def wants_huge_pages_on_request():
         pytest.skip("this host has no transparent huge pages, or for all")
 
 
+def test_what_a_guest_fills_becomes_huge(host):
+    """Without a move, and costs no more memory; what is sparse stays in small pages."""
+    wants_huge_pages_on_request()
+    guest = host.run("mem=32M work=fill hb=100", mem="1G").wait_ready()
+    before = guest.vmm.status()["resident_bytes"]
+    wait_until(lambda: huge_bytes(guest.vmm) >= 28 * MIB, "huge pages")
+    guest.verify()
+    assert guest.vmm.status()["resident_bytes"] < before * 1.05
+    host.move(guest, "--mode", "precopy")
+    guest.verify()
+
+
 def test_what_was_whole_arrives_in_huge_pages(host):
     """And costs no more memory for it."""
     wants_huge_pages_on_request()

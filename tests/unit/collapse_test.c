@@ -1,4 +1,4 @@
-/* Memory becomes huge again: all of it, unless somebody holds it still. */
+/* Memory becomes huge: all of it, whenever it is filled, unless somebody holds it. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,12 +15,23 @@
 #define BLOCKS     16u
 #define PATIENCE_S 60
 
-/* Not ours: a sanitizer's, say. */
+/* Not ours: a sanitizer's, say, or of a test that went before. */
 static uint64_t other_huge_bytes;
 
 static uint64_t our_huge_bytes(void)
 {
 	return huge_bytes() - other_huge_bytes;
+}
+
+static void discard(struct vm_mem *m, uint64_t offset, uint64_t bytes)
+{
+	assert_int_equal(vm_mem_discard(m, offset, bytes), 0);
+}
+
+static void fill(struct vm_mem *m, uint64_t offset, uint64_t bytes)
+{
+	for (uint64_t i = offset; i < offset + bytes; i += VM_PAGE_BYTES)
+		vm_mem_base(m)[i] = (uint8_t)(i >> VM_PAGE_SHIFT);
 }
 
 /* All written, in small pages; NULL where they cannot be huge. */
@@ -34,7 +45,7 @@ static struct vm_mem *new_mem(void)
 			 0);
 	for (uint64_t i = 0; i < VM_HUGE_PAGE_BYTES; i += VM_PAGE_BYTES)
 		vm_mem_base(probe)[i] = 1;
-	can = our_huge_bytes() == 0 && vm_mem_collapse(probe, 0) == 0 &&
+	can = our_huge_bytes() == 0 && vm_mem_collapse(probe, 0) == 1 &&
 	      our_huge_bytes() == VM_HUGE_PAGE_BYTES;
 	vm_mem_free(probe);
 	if (!can) {
@@ -44,21 +55,21 @@ static struct vm_mem *new_mem(void)
 	}
 	assert_int_equal(
 		vm_mem_new(BLOCKS * VM_HUGE_PAGE_BYTES, VM_MEM_ANON, &m), 0);
-	for (uint64_t i = 0; i < vm_mem_bytes(m); i += VM_PAGE_BYTES)
-		vm_mem_base(m)[i] = (uint8_t)(i >> VM_PAGE_SHIFT);
+	fill(m, 0, vm_mem_bytes(m));
 	assert_int_equal(our_huge_bytes(), 0);
 	return m;
 }
 
-static void wait_for_all(const struct vm_mem *m)
+static void wait_for(uint64_t bytes)
 {
 	for (int i = 0; i < PATIENCE_S * 100; i++) {
-		if (our_huge_bytes() == vm_mem_bytes(m))
+		if (our_huge_bytes() == bytes)
 			return;
 		usleep(10000);
 	}
-	fail_msg("only %llu bytes became huge",
-		 (unsigned long long)our_huge_bytes());
+	fail_msg("%llu bytes are huge, not %llu",
+		 (unsigned long long)our_huge_bytes(),
+		 (unsigned long long)bytes);
 }
 
 static void test_all_of_it(void **state)
@@ -72,7 +83,7 @@ static void test_all_of_it(void **state)
 	mig_collapse_init(&c, m);
 	mig_collapse_start(&c);
 	mig_collapse_start(&c); /* it has begun already */
-	wait_for_all(m);
+	wait_for(vm_mem_bytes(m));
 	for (uint64_t i = 0; i < vm_mem_bytes(m); i += VM_PAGE_BYTES)
 		assert_int_equal(vm_mem_base(m)[i],
 				 (uint8_t)(i >> VM_PAGE_SHIFT));
@@ -103,7 +114,36 @@ static void test_nothing_while_it_is_held(void **state)
 	usleep(100000);
 	assert_int_equal(our_huge_bytes(), bytes);
 	mig_collapse_release(&c);
-	wait_for_all(m);
+	wait_for(vm_mem_bytes(m));
+	mig_collapse_fini(&c);
+	vm_mem_free(m);
+}
+
+/* What is filled after the first look becomes huge, and so again; the rest costs no more. */
+static void test_what_is_filled_later(void **state)
+{
+	struct vm_mem *m = new_mem();
+	struct mig_collapse c;
+	uint64_t last = 0;
+
+	(void)state;
+	if (!m || !vm_mem_stays_small(m)) {
+		vm_mem_free(m);
+		skip();
+	}
+	last = vm_mem_bytes(m) - VM_HUGE_PAGE_BYTES;
+	discard(m, 0, vm_mem_bytes(m));
+	mig_collapse_init(&c, m);
+	mig_collapse_start(&c);
+	usleep(100000);
+	for (int i = 0; i < 2; i++) {
+		fill(m, last, VM_HUGE_PAGE_BYTES);
+		fill(m, 0, VM_HUGE_PAGE_BYTES - VM_PAGE_BYTES);
+		wait_for(VM_HUGE_PAGE_BYTES);
+		assert_int_equal(vm_mem_resident_bytes(m),
+				 2 * VM_HUGE_PAGE_BYTES - VM_PAGE_BYTES);
+		discard(m, last, VM_HUGE_PAGE_BYTES);
+	}
 	mig_collapse_fini(&c);
 	vm_mem_free(m);
 }
@@ -141,6 +181,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_all_of_it),
 		cmocka_unit_test(test_nothing_while_it_is_held),
+		cmocka_unit_test(test_what_is_filled_later),
 		cmocka_unit_test(test_it_ends_while_it_is_held),
 		cmocka_unit_test(test_it_never_began),
 	};

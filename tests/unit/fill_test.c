@@ -18,6 +18,7 @@
 #include <cmocka.h>
 
 #include "migrate/fill.h"
+#include "tests/unit/huge_bytes.h"
 #include "tests/unit/quiet_vm.h"
 #include "vmm/bitmap.h"
 #include "vmm/vm_internal.h"
@@ -357,6 +358,31 @@ static void test_ensure(void **state)
 	fixture_free(f);
 }
 
+/* Nothing becomes huge before the fill has ended, were it all there. */
+static void test_small_until_it_ends(void **state)
+{
+	struct fixture *f = fixture_new(VM_MEM_ANON, 0);
+	uint64_t before;
+
+	(void)state;
+	if (!vm_mem_stays_small(vm_mem(f->guest->vm))) {
+		fixture_free(f);
+		skip();
+	}
+	mig_collapse_start(&f->guest->collapse);
+	assert_int_equal(mig_fill_place(f->fill, 0, PAGES, f->source), 0);
+	before = huge_bytes();
+	usleep(100000);
+	assert_int_equal(huge_bytes(), before);
+	mig_fill_free(f->fill);
+	for (int i = 0; i < 1000 && huge_bytes() < before + RAM_BYTES; i++)
+		usleep(10000);
+	assert_int_equal(huge_bytes(), before + RAM_BYTES);
+	for (uint64_t i = 0; i < PAGES; i++)
+		assert_true(load(f, i) == expect(f, i));
+	fixture_free(f);
+}
+
 /* One who still holds it when it ends finds it ended, not gone. */
 static void test_held_over_its_end(void **state)
 {
@@ -384,6 +410,7 @@ int main(void)
 		cmocka_unit_test(test_protect_lets_none_slip),
 		cmocka_unit_test(test_want_again),
 		cmocka_unit_test(test_ensure),
+		cmocka_unit_test(test_small_until_it_ends),
 		cmocka_unit_test(test_held_over_its_end),
 	};
 	struct uffd_caps caps;
