@@ -39,8 +39,10 @@ static int job_reboot(void *ctx)
 	if (ret == 0)
 		ret = daemon_open_boot_files(d, vm_boot_files(d->guest->vm),
 					     &d->job_error);
+	mig_collapse_hold(&d->guest->collapse);
 	if (ret == 0)
 		ret = vm_reboot(d->guest->vm, &d->boot, &d->job_error);
+	mig_collapse_release(&d->guest->collapse);
 	if (ret == 0)
 		ret = mig_guest_resume(d->guest, &d->job_error);
 	return ret;

@@ -34,21 +34,26 @@ static void rest(struct mig_collapse *c, uint64_t us)
 		pthread_cond_wait(&c->changed, &c->lock);
 }
 
-/* All of RAM, under lock, dropped at rest. Whether anything became huge. */
-static bool go_over(struct mig_collapse *c)
+/*
+ * All of RAM once, from *block on, under lock, dropped at rest. It gives up where one
+ * block after the other fails, and the next time goes on from there. Whether anything
+ * became huge.
+ */
+static bool go_over(struct mig_collapse *c, uint64_t *block)
 {
-	uint64_t bytes = vm_mem_bytes(c->mem);
+	uint64_t nr_blocks = vm_mem_bytes(c->mem) / VM_HUGE_PAGE_BYTES;
 	uint64_t begin_us = mig_now_us();
 	unsigned int nr_failed = 0;
 	bool made = false;
 	uint64_t took_us;
-	uint64_t at;
+	uint64_t i;
 	int ret = 0;
 
-	for (at = 0; at < bytes && nr_failed < FAILED_MAX && ret != -ENOMEM &&
-		     !c->ending;
-	     at += VM_HUGE_PAGE_BYTES) {
-		ret = vm_mem_collapse(c->mem, at);
+	for (i = 0; i < nr_blocks && nr_failed < FAILED_MAX && ret != -ENOMEM &&
+		    !c->ending;
+	     i++) {
+		ret = vm_mem_collapse(c->mem, *block * VM_HUGE_PAGE_BYTES);
+		*block = (*block + 1) % nr_blocks;
 		made |= ret > 0;
 		nr_failed = ret < 0 ? nr_failed + 1 : 0;
 		took_us = mig_now_us() - begin_us;
@@ -60,21 +65,21 @@ static bool go_over(struct mig_collapse *c)
 	return made;
 }
 
+/* It begins with a rest: a guest that has just come has enough to wait for. */
 static void *collapse_main(void *arg)
 {
 	struct mig_collapse *c = arg;
 	uint64_t look_us = LOOK_US_MIN;
+	uint64_t block = 0;
 
 	pthread_mutex_lock(&c->lock);
-	rest(c, 0);
-	while (!c->ending) {
-		if (go_over(c))
-			look_us = LOOK_US_MIN;
-		if (!vm_mem_stays_small(c->mem))
-			break;
+	do {
 		rest(c, look_us);
-		look_us = look_us * 2 < LOOK_US_MAX ? look_us * 2 : LOOK_US_MAX;
-	}
+		if (go_over(c, &block))
+			look_us = LOOK_US_MIN;
+		else if (look_us < LOOK_US_MAX)
+			look_us *= 2;
+	} while (!c->ending && vm_mem_stays_small(c->mem));
 	pthread_mutex_unlock(&c->lock);
 	return NULL;
 }

@@ -5,7 +5,9 @@
  * nothing: what a guest fills, and what arrives one page at a time while it runs, are
  * small pages, and stay so. A thread goes over RAM block by block and makes huge what is
  * wholly populated, so that no memory is added, and rests between two blocks, since
- * others wait while one is copied. Then it looks again, the later the less it found.
+ * others wait while one is copied. It looks once a second, and the later the less it
+ * found; only once where others see to it, or it could not tell what is huge already
+ * (vm_mem_stays_small()).
  * Nothing depends on it.
  *
  * Threads: init, fini: the guest's owner. The rest: any.
@@ -21,7 +23,7 @@
 
 struct mig_collapse {
 	struct vm_mem *mem; /* borrowed; constant */
-	/* Under lock, which is held while a block is being copied. */
+	/* Under lock, which is held while blocks are being copied: 1 ms, or one. */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	pthread_t thread;

@@ -127,7 +127,8 @@ void vm_mem_populate(struct vm_mem *m, uint64_t offset, uint64_t bytes);
  * populated, in anonymous memory: 1; else, where it is one, and where the host wants
  * none, nothing is done: 0. What is in it stays. Who touches it meanwhile waits, and so
  * does whoever has another page fault that needs mmap_lock. -ENOMEM: no huge page is
- * to be had. -EAGAIN: a page was in use. Others of MADV_COLLAPSE (Linux 6.1): this
+ * to be had. What is discarded meanwhile may be populated again, with zeros. -EAGAIN: a
+ * page was in use. Others of MADV_COLLAPSE (Linux 6.1): this
  * block cannot be one now. Before Linux 6.7, 1 also where it is one. Any thread.
  */
 int vm_mem_collapse(struct vm_mem *m, uint64_t offset);

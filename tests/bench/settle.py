@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 MOST = 0.98  # of the guest's data: its ends share blocks with what is never touched
-QUIET_S = 3  # vmmd looks every second or two while it finds something
+DONE_S = 1  # more than vmmd rests between two blocks
+QUIET_S = 5  # more than it waits before it looks again, some seconds after its start
 POLL_S = 0.25
 
 
@@ -20,9 +21,10 @@ def huge_mib(pid):
 
 
 def wait_settled(pid, data_mib):
-    """Until most of the data is huge, or it stays as it is."""
+    """Until no more becomes huge: soon, when most of the data is."""
     now, since = huge_mib(pid), time.monotonic()
-    while now < data_mib * MOST and time.monotonic() < since + QUIET_S:
+    while (time.monotonic() <
+           since + (DONE_S if now >= data_mib * MOST else QUIET_S)):
         time.sleep(POLL_S)
         before, now = now, huge_mib(pid)
         if now != before:

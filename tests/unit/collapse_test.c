@@ -14,6 +14,7 @@
 
 #define BLOCKS     16u
 #define PATIENCE_S 60
+#define LOOK_US    1500000 /* more than until the first look */
 
 /* Not ours: a sanitizer's, say, or of a test that went before. */
 static uint64_t other_huge_bytes;
@@ -104,14 +105,14 @@ static void test_nothing_while_it_is_held(void **state)
 	mig_collapse_init(&c, m);
 	mig_collapse_hold(&c);
 	mig_collapse_start(&c);
-	usleep(100000);
+	usleep(LOOK_US);
 	assert_int_equal(our_huge_bytes(), 0);
 	mig_collapse_release(&c);
 	while (our_huge_bytes() == 0)
 		usleep(100);
 	mig_collapse_hold(&c);
 	bytes = our_huge_bytes();
-	usleep(100000);
+	usleep(LOOK_US);
 	assert_int_equal(our_huge_bytes(), bytes);
 	mig_collapse_release(&c);
 	wait_for(vm_mem_bytes(m));
@@ -135,7 +136,7 @@ static void test_what_is_filled_later(void **state)
 	discard(m, 0, vm_mem_bytes(m));
 	mig_collapse_init(&c, m);
 	mig_collapse_start(&c);
-	usleep(100000);
+	usleep(LOOK_US);
 	for (int i = 0; i < 2; i++) {
 		fill(m, last, VM_HUGE_PAGE_BYTES);
 		fill(m, 0, VM_HUGE_PAGE_BYTES - VM_PAGE_BYTES);
