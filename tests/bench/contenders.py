@@ -147,7 +147,6 @@ class Contender:
                               mem_mib, scenario.cpus)
             guest.wait_ready()
             if scenario.filled:
-                Warm(size_mib * MIB).release()
                 wait_settled(guest.vmm.pid, size_mib)
             _, rest = resident(guest.vmm.pid, mem_mib * MIB)
             figures = {"overhead_mib": rest / MIB}
